@@ -198,7 +198,11 @@ def _load_form(schema: OptionsSchema, fields: Mapping[str, str]) -> LoadedData:
 
 
 def _join_nested(fields: Mapping[str, str]) -> dict[str, object]:
-    """Join `object.field` or `object[field]` of a form or a query string to objects."""
+    """Join `object.field` or `object[field]` of a form or a query string to objects.
+
+    Raises:
+        ValidationError: The object itself is there as well, and is not just `true`.
+    """
     joined: dict[str, object] = {}
     objects: dict[str, dict[str, object]] = {}
     for name, value in fields.items():
@@ -208,6 +212,8 @@ def _join_nested(fields: Mapping[str, str]) -> dict[str, object]:
         else:
             joined[name] = value
     # `thumbnail=true` beside `thumbnail.size=240` says nothing more.
+    if twice := [name for name in objects if joined.get(name, "true") not in ("true", "True")]:
+        raise ValidationError({name: ["Send it once: as one object, or one option each."] for name in twice})
     return {**joined, **objects}
 
 

@@ -100,7 +100,8 @@ def _overview() -> argparse.ArgumentParser:
 
 def _silence_native_libraries() -> None:
     """Send what C++ code writes to standard error nowhere: no setting silences MediaPipe's and Ray's at their start."""
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1)
+    # A name that cannot be shown is escaped, as on Python's own standard error.
+    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
     with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device, not a path
         os.dup2(null.fileno(), 2)
 

@@ -6,10 +6,12 @@ import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageColor
 
 from api.bootstrap import video_limits
 from api.schemas.videos import ThumbnailOptionsSchema
@@ -17,11 +19,14 @@ from api.settings import Settings
 from moodreel import __main__ as command_line
 from moodreel.__main__ import SUBCOMMANDS, main
 from moodreel.cli import predict
+from moodreel.emotions import COLORS
 from moodreel.media.image import ImageLimits
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import ROOT, STORE
+
+FULL_DISK = Path("/dev/full")
 
 
 @pytest.fixture
@@ -105,6 +110,23 @@ def test_the_timeline_is_plotted(smile, tmp_path):
     assert Image.open(io.BytesIO(path.read_bytes())).size[0] > 800
 
 
+def test_the_timeline_is_empty_where_the_face_is_not_found(tmp_path):
+    here, away = synthetic_frames.face_frames(50), synthetic_frames.noise_frames(50)
+    clip, plot = tmp_path / "away.mp4", tmp_path / "plot.png"
+    clip.write_bytes(synthetic_video.encode_video([*here, *away, *here]))
+    assert main([str(clip), "--timeline", str(plot)]) == 0
+    rgb = np.asarray(Image.open(plot).convert("RGB"))
+    plotted = (rgb == ImageColor.getrgb(COLORS["happy"])).all(axis=2).sum(axis=0) > 100
+    gaps = np.diff(np.flatnonzero(plotted))
+    assert 0.35 < gaps.max() / gaps.sum() < 0.45
+
+
+def test_any_file_name_is_the_title_of_a_timeline(smile, tmp_path):
+    for name in ("a$_$.mp4", "no\udcffname.mp4"):
+        smile = smile.rename(tmp_path / name)
+        assert main([str(smile), "--timeline", str(tmp_path / "plot.png"), "--force"]) == 0
+
+
 def test_outputs_of_several_files_are_written_into_folders(smile, tmp_path):
     other = tmp_path / "other.mp4"
     other.write_bytes(smile.read_bytes())
@@ -114,6 +136,14 @@ def test_outputs_of_several_files_are_written_into_folders(smile, tmp_path):
     )
     assert sorted(path.name for path in (tmp_path / "loops").iterdir()) == ["other.mp4", "smile.mp4"]
     assert sorted(path.name for path in (tmp_path / "plots").iterdir()) == ["other.png", "smile.png"]
+
+
+def test_a_loop_that_cannot_be_written_is_the_only_line_of_its_video(smile, tmp_path, capsys):
+    target = tmp_path / "none.mp4"
+    target.symlink_to(tmp_path / "no folder" / "loop.mp4")
+    assert main(["--json", str(smile), "--thumbnail", str(target)]) == 1
+    [line] = capsys.readouterr().out.splitlines()
+    assert json.loads(line) == {"clip": str(smile), "error": f"{target}: No such file or directory"}
 
 
 def test_an_unknown_thumbnail_format_is_a_usage_error(smile, tmp_path, capsys):
@@ -174,6 +204,29 @@ def test_a_file_that_cannot_be_read_is_one_line(tmp_path, capsys):
     assert nowhere.endswith("no\\udcffwhere.mp4: No such file or directory")
 
 
+def test_a_name_that_is_too_long_or_a_link_to_itself_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "loop.mp4").symlink_to("loop.mp4")
+    long = "a" * 300 + ".mp4"
+    assert main([long, "loop.mp4", "--timeline", "plots"]) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        f"{long}: File name too long",
+        "loop.mp4: Too many levels of symbolic links",
+    ]
+    assert main(["clip.mp4", "--thumbnail", long]) == 2
+    assert capsys.readouterr().err == f"moodreel: {long}: File name too long\n"
+
+
+def test_names_after_two_dashes_are_no_options(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["--json", "--", "-clip.mp4", "--force", "clip.mp4"]) == 1
+    assert [json.loads(line)["clip"] for line in capsys.readouterr().out.splitlines()] == [
+        "-clip.mp4",
+        "--force",
+        "clip.mp4",
+    ]
+
+
 def test_files_that_do_not_exist_load_no_model(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(predict.Engine, "load", None)
     assert main([str(tmp_path / "nowhere.mp4")]) == 1
@@ -183,6 +236,11 @@ def test_files_that_do_not_exist_load_no_model(tmp_path, monkeypatch, capsys):
 def test_the_bar_of_a_video_has_a_total(smile):
     assert predict._seconds(smile.read_bytes()) == pytest.approx(2, abs=0.1)
     assert predict._seconds(b"nonsense") == 60
+    clip = bytearray(
+        synthetic_video.encode_video(synthetic_frames.counter_frames(25), container="webm", codec="libvpx-vp9")
+    )
+    clip[clip.index(b"\x44\x89\x88") + 3] |= 0x80  # Duration (RFC 9559, 5.1.2.10): a double, now below 0
+    assert predict._seconds(bytes(clip)) == 60
 
 
 def test_limits_are_those_of_the_service():
@@ -196,13 +254,22 @@ def test_limits_are_those_of_the_service():
 
 def run(*arguments, **options):
     command = [sys.executable, "-m", "moodreel", *map(str, arguments)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=ROOT, **options)
+    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, **options}
+    return subprocess.Popen(command, text=True, cwd=ROOT, **options)
 
 
 def test_a_closed_pipe_ends_it_silently(smile):
     process = run("--json", smile, smile)
     process.stdout.close()
     assert (process.wait(120), process.stderr.read()) == (0, "")
+
+
+@pytest.mark.skipif(not FULL_DISK.exists(), reason="only Linux has a device that is always full")
+def test_a_full_disk_is_one_line():
+    with FULL_DISK.open("w") as full:
+        process = run("nowhere.mp4", stdout=full)
+    assert process.wait(60) == 2
+    assert process.stderr.read() == "moodreel: standard output: No space left on device\n"
 
 
 def test_ctrl_c_ends_it_silently(tmp_path):
@@ -212,6 +279,12 @@ def test_ctrl_c_ends_it_silently(tmp_path):
     with (tmp_path / "endless.txt").open("w"):
         process.send_signal(signal.SIGINT)
         assert (process.wait(60), process.stdout.read(), process.stderr.read()) == (130, "", "")
+
+
+def test_a_name_that_cannot_be_shown_is_escaped_in_messages():
+    process = run("clip.mp4", "--thumbnail", "no\udcffwhere/loop.mp4")
+    assert (process.wait(60), process.stdout.read()) == (2, "")
+    assert "there is no folder no\\udcffwhere" in process.stderr.read()
 
 
 def test_text_files_are_classified(tmp_path, capsys):

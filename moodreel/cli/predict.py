@@ -41,23 +41,33 @@ class _Pipelines:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Predict each file. Returns 0 if all were, 1 if one failed, 2 for a wrong command line or unusable models."""
+    """Predict each file. Returns 0 if all were, 1 if one failed, 2 if it cannot begin or go on."""
     parser = _parser()
-    options = parser.parse_intermixed_args(argv)
-    _check_output(parser, options, "thumbnail", LOOP_SUFFIXES)
-    _check_output(parser, options, "timeline", PLOT_SUFFIXES)
+    options = parser.parse_intermixed_args(_keep_names(argv))
     try:
+        _check_output(parser, options, "thumbnail", LOOP_SUFFIXES)
+        _check_output(parser, options, "timeline", PLOT_SUFFIXES)
         pipelines = _load(options)
-    except MoodreelError as error:
-        print(f"moodreel: {error}", file=sys.stderr)
+    except (MoodreelError, OSError) as error:  # a folder may be closed to this user, a name too long
+        reason = f"{error.filename}: {error.strerror}" if isinstance(error, OSError) else str(error)
+        print(f"moodreel: {reason}", file=sys.stderr)
         return 2
     try:
         failed = _predict_all(pipelines, options)
         sys.stdout.flush()
-    except BrokenPipeError:  # standard output was closed early, as by `| head`
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+        if isinstance(error, BrokenPipeError):  # standard output was closed early, as by `| head`
+            return 0
+        print(f"moodreel: standard output: {error.strerror}", file=sys.stderr)
+        return 2
     return 1 if failed else 0
+
+
+def _keep_names(argv: Sequence[str]) -> list[str]:
+    """Write `-name` after `--` as `./-name`: `parse_intermixed_args` drops the `--` and takes it for an option."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    return [*argv[:end], *(f"./{name}" if name.startswith("-") else name for name in argv[end + 1 :])]
 
 
 def _predict_all(pipelines: _Pipelines, options: argparse.Namespace) -> int:
@@ -98,14 +108,15 @@ def _check_output(
     paths = [_output_path(target, file, suffixes[0], options.files) for file in options.files]
     if twice := [path for path, count in Counter(paths).items() if count > 1]:
         parser.error(f"--{name}: several files would be written to {twice[0]}. Predict them one by one")
-    if same := [path for path in paths if any(path.resolve() == file.resolve() for file in options.files)]:
+    inputs = set(map(os.path.realpath, options.files))
+    if same := [path for path in paths if os.path.realpath(path) in inputs]:
         parser.error(f"--{name} would overwrite {same[0]}, which is to be predicted. Name another file or folder")
     if not options.force and (there := [path for path in paths if path.exists()]):
         parser.error(f"--{name}: {there[0]} exists. --force overwrites it")
 
 
 def _load(options: argparse.Namespace) -> _Pipelines:
-    if not any(file.exists() for file in options.files):
+    if not any(map(os.path.exists, options.files)):  # false too where a folder is closed to this user
         return _Pipelines(None, None, None)
     is_text = [_is_text(file) for file in options.files]
     store, use_gpu = options.model_store or find_model_store(), options.use_gpu
@@ -165,11 +176,6 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
         result = pipeline.predict(
             data, model=options.model, explain=options.explain, loop=_loop_options(file, options), progress=progress
         )
-    _print(
-        json.dumps(formatting.video_to_json(file, result))
-        if options.json
-        else f"{file}: {formatting.describe_video(result)}"
-    )
     for target in (options.timeline, options.thumbnail):
         if target and len(options.files) > 1:
             target.mkdir(parents=True, exist_ok=True)
@@ -180,6 +186,12 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
         plot_timeline(result, _output_path(options.timeline, file, PLOT_SUFFIXES[0], options.files), title=file.name)
     if result.boomerang:
         _output_path(options.thumbnail, file, LOOP_SUFFIXES[0], options.files).write_bytes(result.boomerang.data)
+    # Last, so that a file that cannot be written is the only line of this video.
+    _print(
+        json.dumps(formatting.video_to_json(file, result))
+        if options.json
+        else f"{file}: {formatting.describe_video(result)}"
+    )
 
 
 def _seconds(data: bytes) -> float:
@@ -187,7 +199,8 @@ def _seconds(data: bytes) -> float:
     longest = VideoLimits().seconds
     if demuxer := video_demuxer(data):
         with contextlib.suppress(av.FFmpegError, OSError), open_container(data, demuxer, lambda: None) as container:
-            return min(longest, (container.duration or 0) / av.time_base) or longest
+            seconds = (container.duration or 0) / av.time_base
+            return seconds if 0 < seconds < longest else longest
     return longest
 
 

@@ -7,6 +7,7 @@ import math
 import time as clock
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import NamedTuple, NoReturn, cast
 
 import av
@@ -106,7 +107,7 @@ class VideoDecoder:
         Args:
             data: Bytes of the file.
             limits: What it may cost.
-            fps: Frame rate to assume where the container has no timing.
+            fps: Frame rate to assume where the container has no timing, if a camera may have it.
 
         Raises:
             UnsupportedMedia: The first bytes are of no known video format.
@@ -118,7 +119,7 @@ class VideoDecoder:
             )
         self._data = data
         self._demuxer = demuxer
-        self._default_fps = fps or _FALLBACK_FPS
+        self._default_fps = _plausible_fps(fps) or _FALLBACK_FPS
         self.deadline = clock.monotonic() + limits.timeout_seconds
         self._times: FrameTimes | None = None
         self._order: list[tuple[int, bool]] = []  # timestamp of each frame, and whether it is a key frame, as decoded
@@ -228,7 +229,8 @@ class VideoDecoder:
                 stream = _main_stream(container)
                 shown = (packet for packet in self._packets(container, stream) if packet.size and not packet.is_discard)
                 order = [(packet.pts, packet.is_keyframe) for packet in shown]
-                codec, fps = stream.codec_context.codec.canonical_name, _plausible_fps(stream) or self._default_fps
+                codec = stream.codec_context.codec.canonical_name
+                fps = _plausible_fps(stream.average_rate) or self._default_fps
                 time_base = float(stream.time_base or 0)
             timestamps = [pts for pts, _ in order]
             self._times = correct_timestamps(timestamps, time_base, fps=fps, has_sound=self._has_sound)
@@ -340,10 +342,9 @@ def _main_stream(container: InputContainer) -> VideoStream:
     return stream
 
 
-def _plausible_fps(stream: VideoStream) -> float | None:
-    """Return the header's frame rate if a camera may have it."""
-    fps = float(stream.average_rate or 0)
-    return fps if 0.1 <= fps <= 1000 else None
+def _plausible_fps(fps: Fraction | float | None) -> float | None:
+    """Return a frame rate that a header or a caller names, if a camera may have it."""
+    return float(fps) if fps and 0.1 <= fps <= 1000 else None
 
 
 def video_corrupt() -> VideoCorrupt:

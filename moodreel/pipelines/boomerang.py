@@ -162,6 +162,8 @@ def _read_frames(
     affordable_fps = max(1.0, _MAX_FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
     min_interval = speed / min(max_fps, affordable_fps)
     frames = list(reader.loop_frames(start=start, stop=stop, min_interval=min_interval, max_side=size))
+    if len(frames) > 2 and frames[-1].time - frames[-2].time < min_interval / 2:
+        del frames[-2]  # the last frame is the peak; one that is shown too shortly before it would stutter
     return frames if len(frames) > 1 else _frames_around(reader, stop, size)
 
 

@@ -106,6 +106,15 @@ def test_an_option_of_the_loop_in_the_wrong_place_is_pointed_to_its_place(server
     assert response.json()["errors"] == {"size": ["Unknown field. Did you mean thumbnail.size?"]}
 
 
+@pytest.mark.parametrize("value", ["false", '{"size": 240}', "maybe"])
+@pytest.mark.parametrize("place", ["params", "data"])
+def test_a_loop_and_its_options_do_not_contradict_each_other(server: Server, value: str, place: str) -> None:
+    options = {"thumbnail": value, "thumbnail.output": "gif"}
+    response = server.call("POST", "/predict", files={"file": CLIP}, **{place: options})
+    assert response.status_code == 422
+    assert response.json()["errors"] == {"thumbnail": ["Send it once: as one object, or one option each."]}
+
+
 def test_one_call_is_one_row_of_the_log(server: Server) -> None:
     response = server.post("/predict", CLIP, thumbnail=True)
     [row] = server.log_rows(request_id=response.headers["x-request-id"])

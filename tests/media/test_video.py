@@ -645,6 +645,16 @@ def test_invalid_timescale_gives_a_plausible_duration(timescale):
     assert count / 1000 < reader.duration <= 10
 
 
+@pytest.mark.parametrize(("fps", "seconds"), [(10, 0.1), (0.001, 1 / 30), (1e-320, 1 / 30)])
+def test_the_duration_of_a_single_frame_follows_from_a_plausible_hint(fps, seconds):
+    data = synthetic_video.encode_video(synthetic_frames.counter_frames(1), container="webm", codec="libvpx-vp9")
+    # As browsers write it: DefaultDuration (RFC 9559, 5.1.4.1.13) becomes Void.
+    data = data.replace(b"\x23\xe3\x83\x84", b"\xec\x86\x00\x00")
+    reader = VideoReader(data, fps=fps)
+    assert len(list(reader.frames())) == 1
+    assert reader.duration == pytest.approx(seconds)
+
+
 def test_header_duration_is_not_trusted():
     data = synthetic_video.encode_video(synthetic_frames.counter_frames(50))
     changed = bytearray(data)

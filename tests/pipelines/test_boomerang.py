@@ -141,6 +141,17 @@ def test_the_loop_turns_at_the_peak(peak, start, turns_at_peak):
     assert {"start": frame_numbers[0], "end": max(frame_numbers)}[turns_at_peak] == round(peak * 10)
 
 
+@pytest.mark.parametrize("output", boomerang.OUTPUTS)
+@pytest.mark.parametrize("fps", [25, 30, 50])
+def test_a_loop_of_fewer_frames_turns_at_the_peak_as_well(output, fps):
+    reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(2 * fps), fps=fps))
+    for frame in range(fps, fps + 4):
+        loop = boomerang.make_boomerang(reader, peak=frame / fps, duration=1.0, output=output)
+        poster = np.asarray(Image.open(io.BytesIO(loop.poster)))
+        assert (synthetic_frames.read_counter(poster), max(counters(loop))) == (frame, frame)
+        assert loop.peak == pytest.approx(frame / fps, abs=0.001)
+
+
 def test_a_video_shorter_than_the_loop_is_used_from_its_peak():
     reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(10), fps=10))
     assert counters(boomerang.make_boomerang(reader, peak=0.9, duration=8.0))[:10] == list(range(10))
@@ -175,7 +186,7 @@ def test_the_whole_video_is_sped_up_to_fit():
     reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(50), fps=10))
     loop = boomerang.make_boomerang(reader, peak=3.0, duration=2.0, full_clip=True)
     frame_numbers = counters(loop)
-    assert (frame_numbers[0], max(frame_numbers)) == (0, 48)
+    assert (frame_numbers[0], max(frame_numbers)) == (0, 49)
     assert loop.duration == pytest.approx(2.0, abs=0.1)
 
 
