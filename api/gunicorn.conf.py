@@ -88,6 +88,9 @@ def _stop(error: Exception) -> NoReturn:
     sys.exit(1)
 
 
+_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+
+
 class StoppableWorker(ThreadWorker):
     """A worker that stops in two cases in which Gunicorn's goes on.
 
@@ -102,7 +105,7 @@ class StoppableWorker(ThreadWorker):
         """Set the handlers, and exit if a signal to stop came before."""
         super().init_signals()
         while not self.inherited_signals.empty():
-            if self.inherited_signals.get_nowait() in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+            if self.inherited_signals.get_nowait() in _STOP_SIGNALS:
                 sys.exit(0)
 
     def is_parent_alive(self) -> bool:
@@ -182,16 +185,26 @@ def on_reload(server: "Arbiter") -> None:
     """
     started, age = time.monotonic(), server.worker_age
     new = [server.spawn_worker() for _ in range(server.num_workers)]
-    # A signal, such as to stop or of a worker that ended, ends the wait.
-    while server.SIG_QUEUE.empty() and time.monotonic() < started + timeout:
+    signals: list[int] = []
+    # Signals to stop end the wait, and so does a new worker that ends. Others, such as for a second reload, come later.
+    while time.monotonic() < started + timeout and _STOP_SIGNALS.isdisjoint(signals) and not any(map(_has_ended, new)):
         beats = [server.WORKERS[pid].tmp.last_update() for pid in new]
         # Before the first heartbeat, when it is ready, a worker's file has the time of the system's clock.
         if all(started <= beat <= time.monotonic() for beat in beats):
             break
         time.sleep(0.1)
+        while not server.SIG_QUEUE.empty():
+            signals.append(server.SIG_QUEUE.get())
+    for number in signals:
+        server.SIG_QUEUE.put(number)
     # Gunicorn now starts no others, stops the old ones, and waits until none is as old as `worker_age`.
     server.cfg.set("workers", 0)
     server.worker_age = age
+
+
+def _has_ended(pid: int) -> bool:
+    """Return whether a worker has ended, which Gunicorn has not noticed yet. On macOS, which cannot tell, False."""
+    return hasattr(os, "waitid") and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
 
 def when_ready(server: "Arbiter") -> None:

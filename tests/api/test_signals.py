@@ -2,6 +2,7 @@
 
 import signal
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -53,6 +54,26 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
         reload_with("newer", key="newer", expected=200)
         assert server.stop() == 0
     assert not [path for path in made if path.exists()]
+
+
+@pytest.mark.server
+def test_no_call_waits_for_new_workers_while_one_reload_follows_another_and_a_worker_is_killed(tmp_path: Path) -> None:
+    start_seconds = 5
+    (tmp_path / "slow.py").write_text(
+        f"import time\ntime.sleep({start_seconds})\nfrom tests.support.fake_service import app\n"
+    )
+    with Server(tmp_path, "slow:app", forked=True) as server:
+        old = server.workers
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers) == 4)
+        old[0].kill()
+        server.process.send_signal(signal.SIGHUP)
+        longest = 0.0
+        while any(worker.is_running() for worker in old) or server.output.count("Handling signal: hup") < 2:
+            begin = time.monotonic()
+            assert server.call("GET", "/health").ok
+            longest = max(longest, time.monotonic() - begin)
+        assert longest < start_seconds - 2
 
 
 @pytest.mark.server
