@@ -112,6 +112,13 @@ def test_a_page_signs_in_by_its_first_message(server: Server, credentials: dict[
     assert KEY not in json.dumps(rows)
 
 
+@pytest.mark.parametrize("headers", [{"Authorization": "Basic dXNlcjpwYXNzd29yZA=="}, {"x-api-key": ""}])
+def test_a_page_signs_in_behind_a_proxy_that_asks_for_a_password(server: Server, headers: dict[str, str]) -> None:
+    with WebSocketClient(server, header=headers) as client:
+        client.socket.send(json.dumps({"api_key": KEY}))
+        assert client.receive()["type"] == "connection_update"
+
+
 @pytest.mark.parametrize("claims", [{}, {"iat": int(time.time()) - 999, "exp": int(time.time()) - 99}])
 def test_a_page_may_sign_in_by_its_first_message_in_spite_of_its_cookie(server: Server, claims: dict[str, int]) -> None:
     with WebSocketClient(server, path="/api/ws?auth=message", cookie=cookie(**claims)) as client:
