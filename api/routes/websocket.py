@@ -70,12 +70,17 @@ def websocket() -> Response:
     # The slot is taken before the handshake is answered: clients that connect one after another get theirs in order.
     with ConnectionSlot(services().connection_limiter) as slot:
         acquired = slot.acquire() if g.caller is None else slot.authenticate(g.caller.user)
-        channel = WebSocketChannel.accept(
-            request.environ,
-            max_bytes=settings.socket_message_bytes,
-            send_timeout=SEND_TIMEOUT_SECONDS,
-            recv_bytes=RECV_BYTES,
-        )
+        try:
+            channel = WebSocketChannel.accept(
+                request.environ,
+                max_bytes=settings.socket_message_bytes,
+                send_timeout=SEND_TIMEOUT_SECONDS,
+                recv_bytes=RECV_BYTES,
+            )
+        except OSError:
+            # The client is gone already.
+            SOCKETS_ENDED.labels("left").inc()
+            return UpgradedResponse()
         with WebSocketConnection(channel, settings.socket_ping_seconds) as connection:
             try:
                 _serve(connection, slot, acquired)

@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import socket
+import struct
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -428,3 +430,12 @@ def test_the_client_may_disconnect_at_any_time(server: Server) -> None:
     client = websocket.create_connection(server.url.replace("http", "ws") + "/api/ws", header={"x-api-key": KEY})
     client.close()
     wait_for_count(server, 0)
+
+
+def test_a_client_that_leaves_during_the_handshake_is_no_error_of_the_server(server: Server) -> None:
+    reset = struct.pack("ii", 1, 0)
+    for _ in range(100):
+        with RawWebSocketClient(server, **{"x-request-id": "gone"}) as client:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    wait_until(lambda: all(row["status_code"] for row in server.log_rows(request_id="gone")))
+    assert {row["status_code"] for row in server.log_rows(request_id="gone")} <= {101}
