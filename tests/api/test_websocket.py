@@ -121,6 +121,17 @@ def test_a_page_signs_in_behind_a_proxy_that_asks_for_a_password(server: Server,
         assert client.receive()["type"] == "connection_update"
 
 
+def test_a_token_may_be_longer_than_a_message(tmp_path: Path) -> None:
+    with (
+        Server(tmp_path, SOCKET_MESSAGE_BYTES=200, **accounts.environment(tmp_path)) as server,
+        WebSocketClient(server, header={}) as client,
+    ):
+        client.socket.send(json.dumps({"token": accounts.own_token()}))
+        assert client.receive()["type"] == "connection_update"
+        client.socket.send("a" * 201)
+        assert client.wait_for_close()[0] == TOO_BIG
+
+
 @pytest.mark.parametrize("claims", [{}, {"iat": int(time.time()) - 999, "exp": int(time.time()) - 99}])
 def test_a_page_may_sign_in_by_its_first_message_in_spite_of_its_cookie(server: Server, claims: dict[str, int]) -> None:
     with WebSocketClient(server, path="/api/ws?auth=message", cookie=cookie(**claims)) as client:
