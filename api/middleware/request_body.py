@@ -153,7 +153,7 @@ def _set_retry_after(response: Response) -> Response:
 
 
 def _is_chunked(request: flask.Request) -> bool:
-    return "chunked" in request.headers.get("Transfer-Encoding", "")
+    return "chunked" in request.headers.get("Transfer-Encoding", "").lower()
 
 
 def _drain_after_response(response: Response) -> Response:
