@@ -129,6 +129,10 @@ def test_a_repeated_call_with_an_idempotency_key_is_the_same_job(server: Server)
     )
     assert first.headers["Location"] == again.headers["Location"]
     assert again.headers["Idempotency-Replayed"] == "true"
+    assert server.call("DELETE", first.headers["Location"]).status_code == 204
+    headers = {**ASYNC, "Idempotency-Key": key}
+    anew = server.call("POST", "/thumbnail", headers=headers, files={"file": SECRET})
+    assert finished(server, anew.headers["Location"])["status"] == "done"
 
 
 @pytest.mark.server
