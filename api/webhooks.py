@@ -123,7 +123,7 @@ class WebhookSender:
         """Connect to an address that was checked. Raises OSError."""
         host, is_https = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if is_https else 80)
-        # The first address of each family: a name may have one of IPv6 where only IPv4 is served, as localhost often has.
+        # The first address of each family: a name, such as localhost, may have one of IPv6 where only IPv4 is served.
         by_family: dict[int, str] = {}
         for family, _, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
             address = by_family.setdefault(family, str(target[0]))
