@@ -210,19 +210,32 @@ def _has_ended(pid: int) -> bool:
 def when_ready(server: "Arbiter") -> None:
     """Ignore a reload while a setting is invalid: Gunicorn itself would end, and with it the service.
 
+    Until the old workers have ended, Gunicorn would replace no new one that ends: start another one here.
+
     After a reload, continue the count of the workers, which `on_reload` set back. Gunicorn stops those with the lowest
     numbers: if two generations had the same ones, the next reload would keep an old worker, with the old settings.
     """
-    reload = server.handle_hup
+    reload, reap = server.handle_hup, server.reap_workers
 
     def handle_hup() -> None:
         try:
             Settings.from_environment()
         except SettingsError as error:
             server.log.error("moodreel goes on as it was: %s", error)
-        else:
+            return
+        age = server.worker_age
+
+        def reap_and_replace() -> None:
+            reap()
+            for _ in range(server.num_workers - sum(worker.age > age for worker in server.WORKERS.values())):
+                server.spawn_worker()
+
+        server.reap_workers = reap_and_replace
+        try:
             reload()
-            server.worker_age = max([server.worker_age, *(worker.age for worker in server.WORKERS.values())])
+        finally:
+            server.reap_workers = reap
+        server.worker_age = max([server.worker_age, *(worker.age for worker in server.WORKERS.values())])
 
     server.handle_hup = handle_hup
 
