@@ -75,6 +75,7 @@ def test_gunicorn_reload_calls_its_hook_before_it_starts_workers_and_stops_other
     steps = ["self.cfg.on_reload(self)", "range(self.cfg.workers)", "self.spawn_worker()", "self.manage_workers()"]
     assert [source.count(step) for step in steps] == [1, 1, 1, 1]
     assert sorted(steps, key=source.index) == steps
+    assert "self.reap_workers()" in source.partition("self.manage_workers()")[2], "while it waits for the old workers"
     config = Config()
     config.set("workers", 0)
     assert config.workers == 0
