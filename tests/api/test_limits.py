@@ -1,5 +1,6 @@
 """Limits of concurrent calls, connections and rates."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -16,6 +17,7 @@ from api.limits import (
     ConnectionLimiter,
     ConnectionSlot,
     TokenBucket,
+    threads_for,
 )
 from tests.support.server import HEADERS, Server, video_body, wait_until
 
@@ -165,6 +167,16 @@ def test_an_upload_in_chunks_counts_as_any_other(tmp_path: Path, coding: str) ->
     ):
         _wait_until_read(server)
         assert server.post("/predict", b"a clip").status_code == 503
+
+
+@pytest.mark.server
+def test_clients_that_send_a_part_of_their_headers_hold_a_thread_for_seconds(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1, MAX_SOCKETS=1) as server, contextlib.ExitStack() as clients:
+        for _ in range(threads_for(1, 1)):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: ")
+        assert server.call("GET", "/health", timeout=30).ok
+        assert client.recv(1) == b""
 
 
 @pytest.mark.server
