@@ -14,6 +14,7 @@ import os
 import resource
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 
-from gunicorn.workers.gthread import ThreadWorker
+from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from api.temporary_folders import delete_service_folders, service_folder
 
@@ -92,17 +93,46 @@ def _stop(error: Exception) -> NoReturn:
 
 
 _STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
+HEADERS_SECONDS = 10.0
+"""How long a client may take to send the line and the headers of a request."""
 
 
 class StoppableWorker(ThreadWorker):
-    """A worker that stops in two cases in which Gunicorn's goes on.
+    """A worker that stops in two cases in which Gunicorn's goes on, and that waits for no client for ever.
 
     If the parent process was killed, Gunicorn's holds the port for as long as clients keep their connections. A signal
-    that comes in the first moments of a worker is lost: the parent would wait for `graceful_timeout`.
+    that comes in the first moments of a worker is lost: the parent would wait for `graceful_timeout`. And a client that
+    sends a part of its headers would hold a thread for as long as it likes.
     """
 
     inherited_signals: "SimpleQueue[int]"
     """Where the parent's handlers put signals. They are this process's too, until it has its own."""
+
+    def __init__(self, *arguments: object) -> None:
+        super().__init__(*arguments)
+        self._deadlines: dict[TConn, float] = {}
+        """When to close the connections whose headers are read."""
+
+    def handle(self, conn: TConn) -> object:
+        """Handle a connection, in a thread."""
+        self._deadlines[conn] = time.monotonic() + HEADERS_SECONDS
+        try:
+            return super().handle(conn)
+        finally:
+            self._deadlines.pop(conn, None)
+
+    def handle_request(self, req: object, conn: TConn) -> object:
+        """Answer a request whose headers have come."""
+        self._deadlines.pop(conn, None)
+        return super().handle_request(req, conn)
+
+    def notify(self) -> None:
+        """Send a heartbeat, about once a second, and end the connections whose headers have not come."""
+        super().notify()
+        for conn, deadline in self._deadlines.copy().items():
+            if time.monotonic() > deadline:
+                with contextlib.suppress(OSError):
+                    conn.sock.shutdown(socket.SHUT_RDWR)
 
     def init_signals(self) -> None:
         """Set the handlers, and exit if a signal to stop came before."""
@@ -222,19 +252,32 @@ def _has_ended(pid: int) -> bool:
 def when_ready(server: "Arbiter") -> None:
     """Ignore a reload while a setting is invalid: Gunicorn itself would end, and with it the service.
 
+    Until the old workers have ended, Gunicorn would replace no new one that ends: start another one here.
+
     After a reload, continue the count of the workers, which `on_reload` set back. Gunicorn stops those with the lowest
     numbers: if two generations had the same ones, the next reload would keep an old worker, with the old settings.
     """
-    reload = server.handle_hup
+    reload, reap = server.handle_hup, server.reap_workers
 
     def handle_hup() -> None:
         try:
             Settings.from_environment()
         except SettingsError as error:
             server.log.error("moodreel goes on as it was: %s", error)
-        else:
+            return
+        age = server.worker_age
+
+        def reap_and_replace() -> None:
+            reap()
+            for _ in range(server.num_workers - sum(worker.age > age for worker in server.WORKERS.values())):
+                server.spawn_worker()
+
+        server.reap_workers = reap_and_replace
+        try:
             reload()
-            server.worker_age = max([server.worker_age, *(worker.age for worker in server.WORKERS.values())])
+        finally:
+            server.reap_workers = reap
+        server.worker_age = max([server.worker_age, *(worker.age for worker in server.WORKERS.values())])
 
     server.handle_hup = handle_hup
 

@@ -1,6 +1,8 @@
 """Write entries into the callers' histories. Failures are counted and logged, and never fail the request."""
 
 import logging
+import threading
+import time
 from collections.abc import Callable, Sequence
 
 from flask import Flask, g
@@ -9,11 +11,13 @@ from api import maintenance
 from api.metrics import HISTORY_ENTRIES, HISTORY_FAILURES
 from api.services import Services, services
 from moodreel.errors import MoodreelError
-from moodreel.storage.history import HistoryEntry, StoredMedia
+from moodreel.storage.history import MEDIA_DELETION_SECONDS, History, HistoryEntry, StoredMedia
 from moodreel.storage.objects import StoredFile
 from moodreel.timing import stage
 
 logger = logging.getLogger(__name__)
+
+_deleting_rest = threading.Lock()
 
 
 def init_app(app: Flask) -> None:
@@ -53,14 +57,27 @@ def stores_media() -> bool:
 
 
 def delete_orphans(container: Services | None = None) -> None:
-    """Delete the media of deleted entries. What fails is tried again by the hourly task."""
+    """Delete the media of deleted entries: of very many, the rest in a thread. What fails is tried again every hour."""
     history = (container or services()).history
-    if history is None:
-        return
+    if history is not None and _delete_some(history):
+        threading.Thread(target=_delete_rest, args=[history], name="media-deletion", daemon=True).start()
+
+
+def _delete_some(history: History) -> bool:
+    """Delete media for some seconds. Returns whether there may be more; if the storage fails, False."""
+    started = time.monotonic()
     try:
-        history.delete_due_media()
+        history.delete_due_media(MEDIA_DELETION_SECONDS)
     except MoodreelError as error:
         report_failure("deletion", error)
+        return False
+    return time.monotonic() - started >= MEDIA_DELETION_SECONDS
+
+
+def _delete_rest(history: History) -> None:
+    with _deleting_rest:
+        while _delete_some(history):
+            pass
 
 
 def report_failure(part: str, error: MoodreelError) -> None:

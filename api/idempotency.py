@@ -10,6 +10,7 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterable
+from http import HTTPStatus
 
 from flask import Flask, Response, abort, g, request
 
@@ -54,10 +55,12 @@ def begin(body: Iterable[bytes]) -> None:
     caller: Caller = g.caller
     key = _hash([(caller.user or caller.id).encode(), match[1].encode()])
     accept = request.headers.get("Accept", "")
+    call = _hash([request.path.rstrip("/").encode(), request.query_string, accept.encode(), *body])
     try:
-        answer = store.claim(
-            key, _hash([request.path.rstrip("/").encode(), request.query_string, accept.encode(), *body])
-        )
+        answer = store.claim(key, call)
+        if answer is not None and _names_no_job(answer, caller):
+            store.release(key)
+            answer = store.claim(key, call)
     except KeyReused as error:
         detail = (
             f"This {HEADER} was used for another call. Make a new key for each call, and keep it when you repeat one."
@@ -72,6 +75,14 @@ def begin(body: Iterable[bytes]) -> None:
     if answer is not None:
         abort(Response(answer.body, answer.status, [*answer.headers, (REPLAYED, "true")]))
     g.idempotency_key = key
+
+
+def _names_no_job(answer: Answer, caller: Caller) -> bool:
+    """Return whether an answer names a job that was deleted, or whose own answer is not kept any longer."""
+    jobs, location = services().jobs, dict(answer.headers).get("Location", "")
+    if answer.status != HTTPStatus.ACCEPTED or jobs is None:
+        return False
+    return jobs.store.get(caller.user or caller.id, location.removeprefix("/jobs/")) is None
 
 
 def _keep(response: Response) -> Response:

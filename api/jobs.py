@@ -36,6 +36,8 @@ BUSY_SECONDS = 2.0
 """How long a job waits that found no slot."""
 RETRY_AFTER_SECONDS = 2
 """When to ask again for a job that is not done."""
+FULL_RETRY_AFTER_SECONDS = 60
+"""When to make a call again that found too many jobs."""
 REPORT_SECONDS = 60.0
 """Time between two messages about the same trouble."""
 
@@ -77,6 +79,9 @@ def _accept() -> Response | None:
     stream = request.stream  # waits for a slot
     with stage("body"):
         body = stream.read()
+    if len(body) > (limit := services().settings.max_jobs_bytes):
+        detail = f"The body of a call that is answered later may have {limit} bytes. Send it without respond-async."
+        raise ApiError("too_large", detail)
     # The boundary of a form is another one when the call is repeated.
     boundary = request.mimetype_params.get("boundary", "").encode()
     idempotency.begin([body.replace(boundary, b"") if boundary else body])
@@ -92,7 +97,11 @@ def _accept() -> Response | None:
     try:
         job_id = runner.add(owner(caller), call, body, webhook)
     except TooManyJobs as error:
-        raise ApiError("overloaded", "Too many calls wait to be answered later. Try again in a minute.") from error
+        raise ApiError(
+            "overloaded",
+            "Too many calls wait to be answered later. Try again in a minute.",
+            headers={"Retry-After": str(FULL_RETRY_AFTER_SECONDS)},
+        ) from error
     log_fields.add(job=job_id)
     response = jsonify({"id": job_id, "status": WAITING})
     response.status_code = 202

@@ -110,7 +110,8 @@ def _origins(text: str) -> tuple[str, ...]:
 def _host(text: str) -> str:
     if not text.strip() or any(character.isspace() or character == "/" for character in text):
         raise ValueError
-    return text
+    # An IPv6 address may be written as in a URL.
+    return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
 
 def _http_url(text: str) -> str:

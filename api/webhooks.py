@@ -123,11 +123,13 @@ class WebhookSender:
         """Connect to an address that was checked. Raises OSError."""
         host, is_https = parts.hostname or "", parts.scheme == "https"
         port = parts.port or (443 if is_https else 80)
-        addresses = [str(item[4][0]) for item in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)]
-        for address in addresses:
+        # The first address of each family: a name, such as localhost, may have one of IPv6 where only IPv4 is served.
+        by_family: dict[int, str] = {}
+        for family, _, _, _, target in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+            address = by_family.setdefault(family, str(target[0]))
             if not (ipaddress.ip_address(address).is_global or self._is_listed(address)):
                 raise OSError(f"{host} has the private address {address}, which WEBHOOK_HOSTS does not list")
-        sock = socket.create_connection((addresses[0], port), SOCKET_SECONDS)
+        sock = _connect_to_first([*by_family.values()], port)
         if not is_https:
             connection = http.client.HTTPConnection(host, port, timeout=SOCKET_SECONDS)
         else:
@@ -142,6 +144,14 @@ class WebhookSender:
         except ValueError:
             return False
         return any(address in network for network in self._networks)
+
+
+def _connect_to_first(addresses: list[str], port: int) -> socket.socket:
+    """Connect to the first address that accepts. Raises OSError."""
+    for address in addresses[:-1]:
+        with suppress(OSError):
+            return socket.create_connection((address, port), SOCKET_SECONDS)
+    return socket.create_connection((addresses[-1], port), SOCKET_SECONDS)
 
 
 def _shut_down(connection: http.client.HTTPConnection) -> None:

@@ -66,6 +66,13 @@ def test_gunicorn_worker_stops_by_a_handler_that_takes_no_lock() -> None:
     assert "tpool" not in source
 
 
+def test_gunicorn_worker_reads_headers_before_it_handles_a_request_and_sends_heartbeats_meanwhile() -> None:
+    source = inspect.getsource(ThreadWorker.handle)
+    assert source.index("next(conn.parser)") < source.index("self.handle_request(req, conn)")
+    assert parameters(ThreadWorker.handle_request) == ["self", "req", "conn"]
+    assert "self.notify()" in inspect.getsource(ThreadWorker.run)
+
+
 def test_gunicorn_body_can_be_marked_as_failed() -> None:
     assert Body(io.BytesIO(b"")).failed is False
 
@@ -75,6 +82,7 @@ def test_gunicorn_reload_calls_its_hook_before_it_starts_workers_and_stops_other
     steps = ["self.cfg.on_reload(self)", "range(self.cfg.workers)", "self.spawn_worker()", "self.manage_workers()"]
     assert [source.count(step) for step in steps] == [1, 1, 1, 1]
     assert sorted(steps, key=source.index) == steps
+    assert "self.reap_workers()" in source.partition("self.manage_workers()")[2], "while it waits for the old workers"
     config = Config()
     config.set("workers", 0)
     assert config.workers == 0

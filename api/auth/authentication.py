@@ -83,8 +83,8 @@ def authenticate(request: Request) -> Caller | None:
 
 def has_credentials(request: Request) -> bool:
     """Return whether a request has any credentials, valid or not."""
-    headers = ("Authorization", "x-api-key")
-    return any(name in request.headers for name in headers) or any(request.cookies.get(name) for name in COOKIES)
+    in_headers = bearer_token(request) is not None or bool(request.headers.get("x-api-key"))
+    return in_headers or any(request.cookies.get(name) for name in COOKIES)
 
 
 def require_caller(*, dated: bool = True) -> None:

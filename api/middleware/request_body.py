@@ -22,7 +22,7 @@ from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api import log_fields, metrics
-from api.errors import ApiError
+from api.errors import RETRY_AFTER_SECONDS, ApiError
 from api.services import services
 
 READ_IDLE_SECONDS = 30.0
@@ -144,16 +144,17 @@ def _release_slot(_error: BaseException | None) -> None:
 
 
 def _set_retry_after(response: Response) -> Response:
-    """Tell a caller who was refused for the load when the queue of this worker will be empty."""
+    """Tell a caller who was refused for the load of this worker when its queue will be empty."""
     if log_fields.current().get("error") == "overloaded" and request.method == "POST":
         seconds = services().concurrency_limiter.drain_seconds()
-        if seconds is not None:
+        # An error that has a time of its own is about another queue.
+        if seconds is not None and response.headers.get("Retry-After") == str(RETRY_AFTER_SECONDS["overloaded"]):
             response.headers["Retry-After"] = str(seconds)
     return response
 
 
 def _is_chunked(request: flask.Request) -> bool:
-    return "chunked" in request.headers.get("Transfer-Encoding", "")
+    return "chunked" in request.headers.get("Transfer-Encoding", "").lower()
 
 
 def _drain_after_response(response: Response) -> Response:

@@ -41,6 +41,8 @@ RATE_LIMIT_GRACE = 20
 
 SIGN_IN_SECONDS = 5.0
 """How long a client without credentials in its handshake may take to send them as its first message."""
+SIGN_IN_BYTES = 16 << 10
+"""Size of that message at least: a token is longer than many a text."""
 
 _SIGN_IN = 'Send {"token": "…"} or {"api_key": "…"} as the first message, within 5 seconds.'
 _CLOSE_CODES = {
@@ -70,15 +72,21 @@ def websocket() -> Response:
     # The slot is taken before the handshake is answered: clients that connect one after another get theirs in order.
     with ConnectionSlot(services().connection_limiter) as slot:
         acquired = slot.acquire() if g.caller is None else slot.authenticate(g.caller.user)
-        channel = WebSocketChannel.accept(
-            request.environ,
-            max_bytes=settings.socket_message_bytes,
-            send_timeout=SEND_TIMEOUT_SECONDS,
-            recv_bytes=RECV_BYTES,
-        )
+        max_bytes = settings.socket_message_bytes
+        try:
+            channel = WebSocketChannel.accept(
+                request.environ,
+                max_bytes=max(SIGN_IN_BYTES, max_bytes) if g.caller is None else max_bytes,
+                send_timeout=SEND_TIMEOUT_SECONDS,
+                recv_bytes=RECV_BYTES,
+            )
+        except OSError:
+            # The client is gone already.
+            SOCKETS_ENDED.labels("left").inc()
+            return UpgradedResponse()
         with WebSocketConnection(channel, settings.socket_ping_seconds) as connection:
             try:
-                _serve(connection, slot, acquired)
+                _serve(connection, channel, slot, acquired)
             except ApiError as error:
                 g.status = STATUS[error.code]
                 connection.close(_CLOSE_CODES.get(g.status, CloseReason.POLICY_VIOLATION), error.code, error.detail)
@@ -89,7 +97,7 @@ def websocket() -> Response:
     return UpgradedResponse()
 
 
-def _serve(connection: WebSocketConnection, slot: ConnectionSlot, acquired: bool) -> None:
+def _serve(connection: WebSocketConnection, channel: WebSocketChannel, slot: ConnectionSlot, acquired: bool) -> None:
     """Serve a connection until it ends. Raises ApiError if the client is rejected."""
     if g.handshake_error is not None:
         raise g.handshake_error
@@ -103,6 +111,7 @@ def _serve(connection: WebSocketConnection, slot: ConnectionSlot, acquired: bool
             g.status = STATUS["unauthorized"]
             return
         _sign_in(message, slot)
+        channel.max_bytes = services().settings.socket_message_bytes
     token = g.caller.token
     seconds = token.expires_at.timestamp() + LEEWAY_SECONDS - time.time() if token else None
     connection.expire_after(seconds, "token_expired", "The token has expired. Sign in again.")

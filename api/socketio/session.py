@@ -99,6 +99,8 @@ class SocketIOSession:
             self._configure(replace(self._settings, **settings))
         if action == "start" and self._started_at is None:
             self._started_at = time.monotonic()
+            # Not at the stop: the result of the last frame may come after it.
+            self._result_times = deque(maxlen=RATE_RESULTS)
         elif action == "stop":
             self._stop()
         self._send_status("running" if self._started_at is not None else "stopped")
@@ -170,7 +172,6 @@ class SocketIOSession:
         if self._started_at is not None and self._scheduled is not None:
             self._running_seconds += time.monotonic() - self._started_at
             self._started_at = None
-            self._result_times = deque(maxlen=RATE_RESULTS)
             self._scheduler.pause(self._scheduled)
 
     def _count(self, result: LiveResult) -> None:
@@ -182,7 +183,7 @@ class SocketIOSession:
 
     def _frame_rate(self) -> float:
         """Return the results a second over the last `RATE_RESULTS`, this one included; 0.0 for the first."""
-        # The reader's thread replaces the deque at a stop.
+        # The reader's thread replaces the deque at a start.
         times = self._result_times
         times.append(time.monotonic())
         seconds = times[-1] - times[0]

@@ -428,6 +428,26 @@ def test_a_failing_storage_loses_no_entry_and_no_object(tmp_path: Path) -> None:
         assert list(media.iterdir()) == [], "the next start deletes the rest"
 
 
+def test_the_media_of_a_long_history_are_all_deleted(tmp_path: Path) -> None:
+    """A deletion takes some seconds at most; an object of a cloud takes 50 to 100 ms."""
+    (tmp_path / "slow.py").write_text(
+        "import time\n"
+        "from api import history_recorder\n"
+        "from moodreel.storage.objects import ObjectStorage\n"
+        "from tests.support.fake_service import app\n"
+        "history_recorder.MEDIA_DELETION_SECONDS = 0.5\n"
+        "delete = ObjectStorage.delete\n"
+        "ObjectStorage.delete = lambda self, key: (time.sleep(0.2), delete(self, key))\n"
+    )
+    with Server(tmp_path, "slow:app", forked=True, **HISTORY_ON, MEDIA_STORAGE=f"file://{tmp_path}/media") as server:
+        for number in range(5):
+            store(server, "ann", f"clip {number}".encode())
+        assert len(files(server)) == 10
+        assert call(server, "ann", "DELETE", "/api/history").json() == {"deleted": 5}
+        assert files(server)
+        wait_until(lambda: not files(server), lambda: files(server))
+
+
 def test_a_batch_tries_a_failing_storage_only_once(tmp_path: Path) -> None:
     """Otherwise a storage that hangs would delay a call once for each of 32 pictures."""
     media, moved = tmp_path / "media", tmp_path / "away"

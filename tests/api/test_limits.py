@@ -1,5 +1,6 @@
 """Limits of concurrent calls, connections and rates."""
 
+import contextlib
 import json
 import socket
 import threading
@@ -16,6 +17,7 @@ from api.limits import (
     ConnectionLimiter,
     ConnectionSlot,
     TokenBucket,
+    threads_for,
 )
 from tests.support.server import HEADERS, Server, video_body, wait_until
 
@@ -157,6 +159,27 @@ def test_slow_uploads_delay_other_uploads_but_not_the_health_check(tmp_path: Pat
 
 
 @pytest.mark.server
+@pytest.mark.parametrize("coding", ["chunked", "Chunked"])
+def test_an_upload_in_chunks_counts_as_any_other(tmp_path: Path, coding: str) -> None:
+    with (
+        Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1, MAX_WAIT_SECONDS=0) as server,
+        _start_upload(server, b"1\r\n{", length=f"Transfer-Encoding: {coding}"),
+    ):
+        _wait_until_read(server)
+        assert server.post("/predict", b"a clip").status_code == 503
+
+
+@pytest.mark.server
+def test_clients_that_send_a_part_of_their_headers_hold_a_thread_for_seconds(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1, MAX_SOCKETS=1) as server, contextlib.ExitStack() as clients:
+        for _ in range(threads_for(1, 1)):
+            client = clients.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=30))
+            client.sendall(b"GET /health HTTP/1.1\r\nHost: ")
+        assert server.call("GET", "/health", timeout=30).ok
+        assert client.recv(1) == b""
+
+
+@pytest.mark.server
 def test_queued_calls_of_a_burst_are_all_answered(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1) as server:
         statuses: list[int] = []
@@ -183,11 +206,12 @@ def test_a_refused_call_is_told_when_the_queue_will_be_empty(tmp_path: Path) -> 
         running.join(60)
 
 
-def _start_upload(server: Server, body: bytes, path: str = "/predict") -> socket.socket:
+def _start_upload(server: Server, body: bytes, path: str = "/predict", *, length: str = "") -> socket.socket:
     """Send a call up to the first byte of its body."""
     sock = socket.create_connection(("127.0.0.1", server.port), timeout=30)
-    headers = {**HEADERS, "Host": "localhost", "Content-Length": str(len(body)), "x-request-id": "slow"}
+    headers = {**HEADERS, "Host": "localhost", "x-request-id": "slow"}
     lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    lines += f"{length or f'Content-Length: {len(body)}'}\r\n"
     sock.sendall(f"POST {path} HTTP/1.1\r\n{lines}\r\n".encode() + body[:1])
     return sock
 

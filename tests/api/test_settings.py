@@ -65,6 +65,11 @@ def test_several_api_keys_are_separated_by_commas(environment: pytest.MonkeyPatc
     assert Settings.from_environment().api_key == ("old", "new")
 
 
+def test_an_ipv6_host_may_be_in_brackets(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("HOST", "[::1]")
+    assert Settings.from_environment().host == "::1"
+
+
 @pytest.mark.parametrize("key", ["", "  ", ",", " , ,"])
 def test_a_missing_api_key_is_an_error(environment: pytest.MonkeyPatch, key: str) -> None:
     environment.setenv("API_KEY", key)

@@ -95,6 +95,25 @@ def test_old_workers_stop_after_new_ones_have_loaded_though_another_reload_comes
 
 
 @pytest.mark.server
+def test_a_new_worker_that_is_killed_is_replaced_while_an_old_one_ends(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1) as server, ThreadPoolExecutor(1) as client:
+        [old] = server.workers
+        answer = client.submit(server.post, "/predict", b"sleep 60")
+        wait_until(lambda: server.log_rows(endpoint="/predict"))
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(server.workers) == 2)
+        wait_until(lambda: {row["worker"] for row in server.log_rows()} - {old.pid})
+        [new] = set(server.workers) - {old}
+        new.kill()
+        assert server.call("GET", "/health").ok
+        assert old.is_running() and not answer.done()
+        old.kill()
+        with pytest.raises(requests.ConnectionError):
+            answer.result(60)
+        assert server.stop() == 0
+
+
+@pytest.mark.server
 def test_a_stop_lets_a_call_in_flight_end(tmp_path: Path) -> None:
     metrics = tmp_path / "metrics"
     metrics.mkdir()

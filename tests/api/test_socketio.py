@@ -6,13 +6,19 @@ import socket
 import struct
 import time
 from contextlib import contextmanager, suppress
+from types import SimpleNamespace
+from unittest.mock import MagicMock
 
 import pytest
 import requests
 import socketio
 import websocket
+from flask import Flask
 
+from api.auth.authentication import Caller
 from api.socketio.handshake import POLLING_MESSAGE
+from api.socketio.session import SocketIOSession
+from moodreel.live.messages import LiveFrame, LiveResult
 from tests.support import accounts, synthetic_frames, synthetic_image
 from tests.support.server import HEADERS, KEY, REAL_APP, Server, wait_until
 
@@ -132,6 +138,32 @@ def test_a_session_gets_results_and_is_logged_at_its_end(server):
     assert (row["status_code"], row["frames"], row["prediction"], row["error"]) == (101, 3, "Happy", None)
     assert row["latency_ms"] > 0
     assert row["video_seconds"] > 0
+
+
+def test_a_pause_does_not_count_in_the_frame_rate():
+    rates = []
+    scheduler = MagicMock()
+    with Flask("app").test_request_context():
+        session = SocketIOSession(
+            SimpleNamespace(frame_scheduler=scheduler),
+            Caller("key"),
+            MagicMock(backlog=0),
+            MagicMock(),
+            lambda event, data: rates.append(data["fps"]) if event == "detection_result" else None,
+        )
+
+    def answer():
+        session.on_event(LiveResult(LiveFrame(b"", 0), (), 640, 360, 640, 30, 1, 1, 0, "moodreel-five"))
+
+    session.control("start", {})
+    answer()
+    session.control("stop", {})
+    answer()  # to the frame that was analysed at the stop
+    time.sleep(0.05)
+    session.control("start", {})
+    answer()
+    session.close()
+    assert rates[2] == 0, "it is the first result"
 
 
 def test_the_defaults_apply_before_initialize_and_frames_are_rejected_before_start(server):

@@ -203,6 +203,19 @@ def test_the_connection_goes_to_the_checked_address(monkeypatch: pytest.MonkeyPa
     assert connected == [("10.1.2.3", 443)]
 
 
+def test_a_webhook_at_the_second_address_of_its_host_is_called(
+    receiver: Receiver, store: JobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = [(socket.AF_INET6, 0, 0, "", ("::1", 0, 0, 0)), (socket.AF_INET, 0, 0, "", ("127.0.0.1", 0))]
+    resolve = socket.getaddrinfo
+    monkeypatch.setattr(
+        socket, "getaddrinfo", lambda host, *a, **k: addresses if host == "localhost" else resolve(host, *a, **k)
+    )
+    end_job(store, receiver.url)
+    assert WebhookSender(("localhost",), SECRET).call_next(store)
+    assert len(receiver.received) == 1
+
+
 def test_hosts_need_a_secret(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("API_KEY", "k")

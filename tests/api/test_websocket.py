@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import socket
+import struct
 import time
 from collections.abc import Iterator
 from datetime import datetime
@@ -110,6 +112,24 @@ def test_a_page_signs_in_by_its_first_message(server: Server, credentials: dict[
     rows = server.log_rows(request_id=f"first-{kind}")
     assert {row["caller"].partition("-")[0] for row in rows} == {"user" if "token" in credentials else "key"}
     assert KEY not in json.dumps(rows)
+
+
+@pytest.mark.parametrize("headers", [{"Authorization": "Basic dXNlcjpwYXNzd29yZA=="}, {"x-api-key": ""}])
+def test_a_page_signs_in_behind_a_proxy_that_asks_for_a_password(server: Server, headers: dict[str, str]) -> None:
+    with WebSocketClient(server, header=headers) as client:
+        client.socket.send(json.dumps({"api_key": KEY}))
+        assert client.receive()["type"] == "connection_update"
+
+
+def test_a_token_may_be_longer_than_a_message(tmp_path: Path) -> None:
+    with (
+        Server(tmp_path, SOCKET_MESSAGE_BYTES=200, **accounts.environment(tmp_path)) as server,
+        WebSocketClient(server, header={}) as client,
+    ):
+        client.socket.send(json.dumps({"token": accounts.own_token()}))
+        assert client.receive()["type"] == "connection_update"
+        client.socket.send("a" * 201)
+        assert client.wait_for_close()[0] == TOO_BIG
 
 
 @pytest.mark.parametrize("claims", [{}, {"iat": int(time.time()) - 999, "exp": int(time.time()) - 99}])
@@ -423,3 +443,12 @@ def test_the_client_may_disconnect_at_any_time(server: Server) -> None:
     client = websocket.create_connection(server.url.replace("http", "ws") + "/api/ws", header={"x-api-key": KEY})
     client.close()
     wait_for_count(server, 0)
+
+
+def test_a_client_that_leaves_during_the_handshake_is_no_error_of_the_server(server: Server) -> None:
+    reset = struct.pack("ii", 1, 0)
+    for _ in range(100):
+        with RawWebSocketClient(server, **{"x-request-id": "gone"}) as client:
+            client.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, reset)
+    wait_until(lambda: all(row["status_code"] for row in server.log_rows(request_id="gone")))
+    assert {row["status_code"] for row in server.log_rows(request_id="gone")} <= {101}
