@@ -24,6 +24,13 @@ USER = "studio"
 SIZES = {390: 844, 1440: 900}
 SCALES = {390: 1.5, 1440: 1}
 QUALITY = 82
+SHOW_TURN = """() => {
+  for (const loop of document.querySelectorAll("video[loop]")) {
+    loop.playbackRate = 0;
+    loop.currentTime = loop.duration / 2;
+  }
+}"""
+"""Hold each loop where it turns: at the moment that showed the emotion best."""
 
 
 def main() -> None:
@@ -65,6 +72,8 @@ def take(browser: Browser, server: Server, width: int, scheme: str, folder: Path
             page.locator("h1").wait_for()
             show(page)
             page.wait_for_timeout(600)
+            page.evaluate(SHOW_TURN)
+            page.wait_for_timeout(300)
             save(page, folder / f"{name}-{width}.webp")
             page.close()
 
