@@ -68,7 +68,7 @@ def test_portrait_is_centered_and_black_outside_the_image(landmarker):
 
 
 def test_blurred_person_is_one_only_where_the_face_need_not_be_clear(landmarker):
-    blurred = cv2.GaussianBlur(synthetic_frames.face_frames(1)[0], (0, 0), 4)
+    blurred = cv2.GaussianBlur(synthetic_frames.face_frames(1)[0], (0, 0), 3.5)
     portraits = portraits_of(landmarker, blurred)
     assert is_person(landmarker.detector, portraits, clear=False)
     assert not is_person(landmarker.detector, portraits)
