@@ -177,7 +177,7 @@ def engine() -> Engine:
 def clips() -> dict[str, bytes]:
     portrait = synthetic_frames.portrait()
     passing = [frame for _, frame in synthetic_frames.crossing_frames(5, 3)]
-    # Lossless: with several threads libx264 does not always give the same frames twice.
+    # Lossless: another version of libx264 gives the same frames.
     return {
         "drifting": synthetic_video.encode_video(synthetic_frames.face_frames(30), fps=10, options={"qp": "0"}),
         "still": synthetic_video.encode_video([np.ascontiguousarray(portrait)] * 8, fps=5, options={"qp": "0"}),

@@ -46,6 +46,7 @@ def encode_video(
             sound = output.add_stream(audio_codec, rate=48000, layout="mono")
         stream.height, stream.width = frames[0].shape[:2]
         stream.pix_fmt = pix_fmt
+        stream.codec_context.thread_count = 1  # with more, libx264 does not always give the same frames twice
         for name, value in (color or {}).items():
             setattr(stream.codec_context, name, value)
         if times != [index / fps for index in range(len(frames))]:
