@@ -210,6 +210,23 @@ def test_a_problem_is_told_in_plain_words_and_can_be_retried(new_page, tmp_path)
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (200, "<h1>Sign in</h1>", "Something went wrong on the server."),
+        (413, "<h1>Too large</h1>", "The file is too large for this service."),
+        (503, '{"message": "no healthy upstream"}', "The service is busy."),
+    ],
+)
+def test_an_answer_that_is_not_the_services_is_a_problem(new_page, status, body, message):
+    page = new_page()
+    page.route("**/predict", lambda route: route.fulfill(status=status, body=body, content_type="text/html"))
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    expect(page.get_by_role("alert")).to_contain_text(message)
+    page.errors[:] = [error for error in page.errors if f"status of {status}" not in error]
+
+
 def test_an_analysis_can_be_canceled(new_page):
     page = new_page()
     page.route("**/predict", lambda route: None)  # never answered

@@ -236,6 +236,14 @@ def test_a_screen_without_a_key_is_loaded_when_one_is_entered(new_page, screen, 
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.parametrize("screen", ["calendar", "log"])
+def test_an_answer_that_is_no_json_is_a_problem(new_page, screen):
+    page = new_page(key=accounts.own_token(userId="proxy-user", roles=["ADMIN"]))
+    page.route(re.compile("/logs|/api/history"), lambda route: route.fulfill(body="<h1>Sign in</h1>"))
+    page.goto(f"/#{screen}")
+    expect(page.get_by_role("alert")).to_contain_text("Something went wrong on the server.")
+
+
 def test_the_calendar_asks_an_api_key_for_a_user(new_page):
     page = new_page()
     page.goto("/#calendar")

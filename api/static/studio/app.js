@@ -1,6 +1,6 @@
 // The frame of the studio: navigation, the dialog for the key, and the screen that the address names.
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
-import { Problem, call, credential, keepCredential } from "./api.js";
+import { Problem, asProblem, call, credential, keepCredential } from "./api.js";
 import { S } from "./strings.js";
 import { icon, note } from "./ui.js";
 
@@ -60,7 +60,7 @@ async function submitCredential(event) {
   } catch (error) {
     keepCredential(before);
     // A wrong key needs no reference of the call.
-    keyProblem = error instanceof Problem ? { message: error.message } : null;
+    keyProblem = { message: asProblem(error).message };
   }
   isChecking = false;
   update();

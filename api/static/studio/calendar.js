@@ -1,6 +1,6 @@
 // The calendar of the signed-in user: a month of days in the color of their emotion, and the week beside what is usual.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { Problem, call, credential, isToken } from "./api.js";
+import { Problem, asProblem, call, credential, isToken } from "./api.js";
 import { S, emotionName, fill, language } from "./strings.js";
 import { emotionClass, failure, icon, prefersStill } from "./ui.js";
 
@@ -79,7 +79,7 @@ export class Calendar {
       this.week = week;
     } catch (error) {
       if (month !== this.month) return;
-      this.problem = error instanceof Problem ? error : null;
+      this.problem = asProblem(error);
     }
     this.shell.update();
   }
@@ -109,7 +109,7 @@ export class Calendar {
       this.media.set(entry.id, URL.createObjectURL(await response.blob()));
     } catch (error) {
       this.requested.delete(entry.id);
-      if (day === this.day) this.mediaProblem = error instanceof Problem ? error : null;
+      if (day === this.day) this.mediaProblem = asProblem(error);
     }
     this.shell.update();
   }

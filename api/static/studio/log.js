@@ -1,6 +1,6 @@
 // The log of all calls, for operators: filters, calls and errors over time, latencies, a table, CSV.
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
-import { Problem, call, credential } from "./api.js";
+import { Problem, asProblem, call, credential } from "./api.js";
 import { S, emotionName, fill, language, percent } from "./strings.js";
 import { failure, icon } from "./ui.js";
 
@@ -83,7 +83,7 @@ export class Log {
       if (!cursor) this.page = 0;
       this.shell.announce(fill(S.log.found, { count: this.calls.length }));
     } catch (error) {
-      this.problem = error instanceof Problem ? error : null;
+      this.problem = asProblem(error);
     }
     this.isLoading = false;
     this.shell.update();
@@ -123,7 +123,7 @@ export class Log {
       Object.assign(document.createElement("a"), { href: url, download: "moodreel-log.csv" }).click();
       URL.revokeObjectURL(url);
     } catch (error) {
-      this.problem = error instanceof Problem ? error : null;
+      this.problem = asProblem(error);
       this.shell.update();
     }
   }
