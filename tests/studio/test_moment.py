@@ -123,6 +123,19 @@ def test_a_refused_camera_is_explained_and_a_file_still_works(new_page):
 
 
 @pytest.mark.parametrize(("screen", "on", "off"), [("moment", "Turn on", "Turn off"), ("live", "Start", "Stop")])
+def test_a_camera_that_is_taken_away_is_told(new_page, screen, on, off):
+    page = new_page()
+    page.add_init_script(SLOW_CAMERA)
+    page.goto(f"/#{screen}")
+    page.get_by_role("button", name=on).click()
+    page.get_by_role("button", name=off).wait_for()
+    page.evaluate("streams[0].getVideoTracks()[0].dispatchEvent(new Event('ended'))")
+    expect(page.get_by_role("alert")).to_contain_text("The camera stopped. Turn it on again.")
+    expect(page.get_by_role("button", name=on)).to_be_visible()
+    assert page.evaluate(RUNNING) == 0
+
+
+@pytest.mark.parametrize(("screen", "on", "off"), [("moment", "Turn on", "Turn off"), ("live", "Start", "Stop")])
 def test_a_camera_that_was_asked_for_twice_is_opened_once(new_page, screen, on, off):
     page = new_page()
     page.add_init_script(SLOW_CAMERA)
@@ -183,6 +196,22 @@ def test_the_key_is_asked_for_once_checked_and_kept_out_of_the_address(new_page)
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
     assert page.evaluate("sessionStorage.getItem('moodreel.credential')") == KEY
     assert page.evaluate("[localStorage.length, document.cookie, location.search]") == [0, "", ""]
+
+
+def test_a_key_is_forgotten_with_what_the_page_shows_and_is_connected_to(new_page):
+    page = new_page(key=None)
+    page.goto("/#words")
+    page.get_by_label("API key or token").fill(KEY)
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_label("Your text").fill("secret")
+    expect(page.get_by_text("You are the only one connected.")).to_be_visible()
+    page.get_by_role("button", name="Key", exact=True).click()
+    page.get_by_role("button", name="Forget it").click()
+    expect(page.get_by_role("button", name="Turn on the camera")).to_be_visible()
+    page.go_back()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_label("Your text")).to_have_value("")
+    expect(page.get_by_text("Not connected.")).to_be_visible()
 
 
 def test_a_users_token_works_like_a_key(new_page, server: Server):
@@ -249,6 +278,16 @@ def test_arrow_keys_and_pointer_step_through_the_clip(result: Page):
     box = slider.bounding_box()
     result.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 50)
     expect(slider).to_have_attribute("aria-valuetext", re.compile("Happy"))
+
+
+def test_the_result_is_still_there_after_another_screen(result: Page):
+    result.get_by_role("slider").press("Home")
+    result.get_by_role("link", name="Live").click()
+    expect(result.get_by_role("button", name="Start")).to_be_visible()
+    result.go_back()
+    expect(result.locator("h1")).to_have_text("Happy")
+    expect(result.locator("#loop")).to_have_js_property("paused", False)
+    expect(result.get_by_role("slider")).to_have_attribute("aria-valuetext", re.compile(r"^0\.0 s: Neutral"))
 
 
 def test_loop_and_poster_can_be_saved(result: Page):

@@ -70,10 +70,11 @@ async function changeCredential() {
   if (await shell.askForCredential()) screen?.reload?.();
 }
 
+/** Forget the key or token, and with it what the page shows, has kept and is connected to. */
 function forgetCredential() {
   keepCredential("");
-  dialog().close();
-  update();
+  location.hash = "moment";
+  location.reload();
 }
 
 async function navigate() {

@@ -63,6 +63,13 @@ export class Live {
     this.close();
   }
 
+  /** Connect again, with the new key or token. */
+  reload() {
+    if (!this.stream) return;
+    this.socket?.disconnect();
+    this.connect();
+  }
+
   close() {
     clearTimeout(this.timer);
     this.socket?.disconnect();
@@ -83,6 +90,7 @@ export class Live {
       const stream = await openCamera(false);
       if (starting !== this.starting) return closeCamera(stream);
       this.stream = stream;
+      stream.getVideoTracks()[0].onended = () => this.fail(S.camera.lost);
     } catch (error) {
       if (starting === this.starting) this.fail(S.camera[error instanceof CameraError ? error.reason : "none"]);
       return;

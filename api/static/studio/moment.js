@@ -8,6 +8,9 @@ import { note } from "./ui.js";
 
 const FIELDS = { detail: "timeline", explain: "true", thumbnail: '{"size": 720}' };
 
+/** @type {import("./result.js").Result | null} The result that was shown when this screen was left last. */
+let kept = null;
+
 /** @typedef {import("./ui.js").Screen} Screen */
 
 /** @implements {Screen} */
@@ -16,8 +19,7 @@ export class Moment {
   problem = null;
   /** @type {Blob | null} */
   clip = null;
-  /** @type {import("./result.js").Result | null} */
-  result = null;
+  result = kept;
   /** @type {AbortController | null} Of the clip that is being sent. */
   sending = null;
   sent = 0;
@@ -43,7 +45,8 @@ export class Moment {
     this.listening.abort();
     this.sending?.abort();
     this.recorder.turnOff();
-    this.result?.dispose();
+    this.result?.leave();
+    kept = this.result;
   }
 
   /** @param {DragEvent} event @param {boolean} isDragging */

@@ -29,7 +29,7 @@ export class Voice {
     this.clip = clip;
   }
 
-  dispose() {
+  stop() {
     this.running?.abort();
   }
 
