@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.studio.accessibility import assert_accessible
 from tests.support import accounts
-from tests.support.browser import SMILE, needs_chromium
+from tests.support.browser import CHROMIUM, SMILE, needs_chromium
 from tests.support.server import KEY, Server, wait_until
 from tests.support.synthetic_frames import crossing_frames, face_frames
 from tests.support.synthetic_video import encode_video
@@ -321,6 +321,41 @@ def test_every_state_is_accessible_and_fits_the_screen(new_page, scheme, width):
     assert_accessible(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#loop").evaluate("video => video.paused"), "no motion where it is reduced"
+
+
+def test_on_a_phone_on_its_side_the_camera_is_in_sight_with_its_controls(new_page):
+    page = new_page(viewport={"width": 844, "height": 390})
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").press("Enter")
+    page.get_by_role("button", name="Start recording").wait_for()
+    page.evaluate("scrollTo(0, 0)")
+    box = page.locator(".stage").bounding_box()
+    assert box["y"] + box["height"] <= 390
+
+
+def test_the_browsers_size_of_text_is_heeded(browser, server: Server):
+    arguments = ["--no-sandbox", "--blink-settings=defaultFontSize=32"]
+    executable = {"executable_path": CHROMIUM, "args": arguments}
+    with browser.browser_type.launch(**executable) as large, large.new_page(base_url=server.url) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto("/")
+        stage, button = page.locator(".stage"), page.get_by_role("button", name="Turn on the camera")
+        expect(button).to_have_css("font-size", "32px")
+        outer, inner = stage.bounding_box(), button.bounding_box()
+        assert outer["x"] < inner["x"] < inner["x"] + inner["width"] < outer["x"] + outer["width"]
+
+
+def test_in_colors_of_the_system_it_is_seen_what_is_current_and_chosen(new_page):
+    page = new_page(forced_colors="active")
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    page.get_by_role("button", name="Start recording").wait_for()
+    links, lengths = page.locator("nav a"), page.locator(".choice span")
+    color = "element => getComputedStyle(element)[{!r}]"
+    borders = [link.evaluate(color.format("borderBottomColor")) for link in links.all()]
+    assert borders.count(borders[0]) == 1
+    backgrounds = [length.evaluate(color.format("backgroundColor")) for length in lengths.all()]
+    assert backgrounds.count(backgrounds[1]) == 1  # 5 s
 
 
 def test_several_faces_can_be_chosen(new_page, tmp_path):
