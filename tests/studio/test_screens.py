@@ -154,6 +154,57 @@ def test_a_note_of_a_failed_frame_is_gone_with_the_next_detection(new_page):
     assert notes == [{"message": "A frame failed."}, None]
 
 
+def answer_live(page: Page, faces: list[dict]) -> list[str]:
+    """Answer the page's Socket.IO with these faces in a frame of 640 × 360, and return what it sends to sign in."""
+    sent = []
+
+    def answer(socket):
+        def receive(message):
+            if not str(message).startswith("40"):
+                return
+            sent.append(message)
+            detection = {"faces": faces, "width": 640, "height": 360, "time": 0, "dropped": 0}
+            socket.send('40/emotion-detection,{"sid": "2"}')
+            socket.send("42/emotion-detection," + json.dumps(["detection_result", detection]))
+
+        socket.on_message(receive)
+        socket.send('0{"sid": "1", "upgrades": [], "pingInterval": 25000, "pingTimeout": 20000, "maxPayload": 1000000}')
+
+    page.route_web_socket(re.compile("socket.io"), answer)
+    return sent
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_names_of_faces_at_the_edges_of_the_live_picture_are_in_sight(new_page, width):
+    rest = {"emotion": "Surprise", "confidence": 0.9, "probabilities": {"Surprise": 0.9}}
+    boxes = [[-20, -10, 120, 120], [560, 0, 90, 100], [0, 270, 90, 90]]
+    page = new_page(viewport={"width": width, "height": 800})
+    answer_live(page, [{"id": 10 + index, "box": box, **rest} for index, box in enumerate(boxes)])
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator(".boxes .tag")).to_have_count(3)
+    stage = page.locator(".stage").bounding_box()
+    for tag in page.locator(".boxes .tag").all():
+        box = tag.bounding_box()
+        assert stage["x"] <= box["x"] < box["x"] + box["width"] <= stage["x"] + stage["width"]
+        assert stage["y"] <= box["y"]
+
+
+def test_live_connects_again_with_a_new_key(new_page):
+    page = new_page()
+    sent = answer_live(page, [])
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_text("No face is in view.").wait_for()
+    page.get_by_role("button", name="Key", exact=True).click()
+    token = accounts.own_token(userId="live-user")
+    page.get_by_label("API key or token").fill(token)
+    page.get_by_role("button", name="Continue").click()
+    wait_until(lambda: page.wait_for_timeout(10) or len(sent) == 2)
+    assert token in sent[1]
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+
+
 def test_face_and_voice_tells_what_it_had_and_what_it_missed(new_page):
     page = new_page(**PHONE)
     page.goto("/")
@@ -173,8 +224,10 @@ def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server
     today.focus()
     expect(today).to_have_class(re.compile("e-happy"))
     expect(today).to_have_attribute("aria-label", re.compile("Happy"))
+    expect(today).to_have_attribute("aria-current", "date")
+    expect(page.locator("[aria-current=date]")).to_have_count(1)
     loop = page.locator("video.loop-of-day")
-    loop.wait_for()
+    expect(loop).to_have_attribute("aria-label", re.compile(r"^The moment at \d+:\d\d\s[AP]M: Happy$"))
     expect(loop).to_have_js_property("paused", False)
     expect(page.get_by_text("This week")).to_be_visible()
     expect(page.get_by_text(re.compile("than usual")).first).to_be_visible()
@@ -292,6 +345,12 @@ def test_the_log_stays_on_its_page_if_older_calls_cannot_be_loaded(new_page):
     expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
     page.errors.remove("Failed to load resource: net::ERR_FAILED")
     expect(page.locator("tbody tr")).to_have_count(25)
+
+
+def test_dates_are_written_as_in_the_users_country(new_page):
+    page = new_page(locale="en-GB")
+    page.goto("/#log")
+    expect(page.locator("tbody td").first).to_have_text(re.compile(r"^\d+ \w+ \d{4}, \d\d:\d\d:\d\d$"))
 
 
 def test_a_log_of_several_pages_is_saved_as_one_file(new_page):

@@ -1,7 +1,7 @@
 // The log of all calls, for operators: filters, calls and errors over time, latencies, a table, CSV.
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
 import { Problem, asProblem, call, credential } from "./api.js";
-import { S, emotionName, fill, language, percent } from "./strings.js";
+import { S, emotionName, fill, locale, percent } from "./strings.js";
 import { failure, icon } from "./ui.js";
 
 /**
@@ -36,7 +36,7 @@ const FILTERS = [
   ["request_id", "text"],
 ];
 const PAGE_FILES = ["/", "/favicon.ico", "/static/<path:filename>", "/static/v-<version>/<path:filename>"];
-const asTime = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" });
+const asTime = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "medium" });
 
 /** @typedef {import("./ui.js").Screen} Screen */
 
@@ -238,7 +238,7 @@ function percentile(sorted, rank) {
 }
 
 /** @param {number} value */
-const milliseconds = (value) => fill(S.live.ms, { value: Math.round(value).toLocaleString(language) });
+const milliseconds = (value) => fill(S.live.ms, { value: Math.round(value).toLocaleString(locale) });
 
 /** Draw the calls in equal spans of time, those that failed in another color. @param {Call[]} calls */
 function histogram(calls) {
