@@ -8,9 +8,6 @@ import { note } from "./ui.js";
 
 const FIELDS = { detail: "timeline", explain: "true", thumbnail: '{"size": 720}' };
 
-/** @type {import("./result.js").Result | null} The result that was shown when this screen was left last. */
-let kept = null;
-
 /** @typedef {import("./ui.js").Screen} Screen */
 
 /** @implements {Screen} */
@@ -19,7 +16,8 @@ export class Moment {
   problem = null;
   /** @type {Blob | null} */
   clip = null;
-  result = kept;
+  /** @type {import("./result.js").Result | null} */
+  result = null;
   /** @type {AbortController | null} Of the clip that is being sent. */
   sending = null;
   sent = 0;
@@ -34,6 +32,11 @@ export class Moment {
       (clip) => this.send(clip),
       (message) => this.fail({ message }),
     );
+  }
+
+  /** Show the screen, with what it had when it was left. */
+  enter() {
+    this.listening = new AbortController();
     const options = { signal: this.listening.signal };
     addEventListener("dragover", (event) => this.drag(event, true), options);
     addEventListener("dragleave", (event) => event.relatedTarget || this.drag(event, false), options);
@@ -43,10 +46,9 @@ export class Moment {
 
   leave() {
     this.listening.abort();
-    this.sending?.abort();
+    this.isDragging = false;
     this.recorder.turnOff();
     this.result?.leave();
-    kept = this.result;
   }
 
   /** @param {DragEvent} event @param {boolean} isDragging */
@@ -115,12 +117,12 @@ export class Moment {
     this.result = result;
     const { emotion, confidence } = result.answer;
     this.shell.announce(fill(S.moment.done, { emotion: emotionName(emotion), confidence: percent(confidence) }));
-    document.querySelector("h1")?.focus();
+    if (!this.listening.signal.aborted) document.querySelector("h1")?.focus();
   }
 
   /** @param {unknown} error @param {boolean} isCanceled */
   failSending(error, isCanceled) {
-    if (isCanceled) return this.listening.signal.aborted || this.shell.update();
+    if (isCanceled) return this.shell.update();
     // What is no problem of the call: a file of the page did not arrive.
     const problem = error instanceof Problem ? error : new Problem("page_outdated");
     this.fail(problem);
@@ -212,5 +214,12 @@ export class Moment {
   }
 }
 
+/** @type {Moment | null} */
+let moment = null;
+
 /** @param {import("./ui.js").Shell} shell */
-export const open = (shell) => new Moment(shell);
+export function open(shell) {
+  moment ??= new Moment(shell);
+  moment.enter();
+  return moment;
+}
