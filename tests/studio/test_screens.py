@@ -69,6 +69,33 @@ def test_an_answer_to_a_text_that_was_deleted_is_not_shown(new_page):
     expect(page.get_by_text("Nothing written yet.")).to_be_visible()
 
 
+def test_a_text_that_was_too_many_can_be_sent_again_and_is_kept_for_the_next_visit(new_page):
+    texts = []
+
+    def answer(socket):
+        def receive(message):
+            if "text" not in json.loads(message):
+                return socket.send(json.dumps({"type": "connection_update", "active_connections": 1}))
+            texts.append(message)
+            return socket.send(json.dumps({"type": "error", "code": "rate_limited", "message": "…"}))
+
+        socket.on_message(receive)
+
+    page = new_page()
+    page.route_web_socket(re.compile("/api/ws"), answer)
+    page.goto("/#words")
+    page.get_by_label("Your text").fill("I got the job!!")
+    expect(page.get_by_role("alert")).to_contain_text("Wait a minute and try again.")
+    page.get_by_role("button", name="Try again").click()
+    wait_until(lambda: page.wait_for_timeout(10) or len(texts) == 2)
+    page.get_by_role("link", name="Live").click()
+    page.get_by_role("link", name="Words").click()
+    expect(page.get_by_label("Your text")).to_have_value("I got the job!!")
+    wait_until(lambda: page.wait_for_timeout(10) or len(texts) == 3)
+    page.get_by_label("Your text").fill("")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_a_wrong_key_of_a_socket_is_asked_for_again(new_page):
     page = new_page(key="wrong")
     page.goto("/#words")
@@ -246,6 +273,7 @@ def test_the_calendar_shows_the_month_that_was_chosen_last(new_page, server: Ser
     page.get_by_role("button", name="Month before").click()
     wait_until(lambda: page.wait_for_timeout(10) or held)
     expect(page.locator("button.day")).to_have_count(0)
+    expect(page.get_by_text("Loading…")).to_be_visible()
     page.get_by_role("button", name="Next month").click()
     expect(page.locator("button.day")).to_have_count(1)
     with page.expect_response(held[0].request.url):

@@ -168,7 +168,8 @@ export class Calendar {
   detail() {
     const period = this.summary?.periods.find(({ name }) => name === this.day);
     if (!period || !this.day) {
-      return html`<p class="lead">${this.summary?.periods.length === 0 ? S.calendar.empty : S.calendar.choose}</p>`;
+      if (!this.summary) return html`<p class="lead">${S.app.loading}</p>`;
+      return html`<p class="lead">${this.summary.periods.length ? S.calendar.choose : S.calendar.empty}</p>`;
     }
     const { day } = this;
     const entry = this.entryOf(day);
