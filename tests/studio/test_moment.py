@@ -256,6 +256,20 @@ def test_an_answer_that_is_not_the_services_is_a_problem(new_page, status, body,
     page.errors[:] = [error for error in page.errors if f"status of {status}" not in error]
 
 
+def test_a_clip_is_analyzed_while_another_screen_is_open(new_page):
+    page, held = new_page(), []
+    page.route("**/predict", lambda route: held.append(route))
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    wait_until(lambda: page.wait_for_timeout(10) or held)
+    page.get_by_role("link", name="Live").click()
+    page.get_by_role("button", name="Start").wait_for()
+    held[0].continue_()
+    expect(page.get_by_role("status")).to_have_text("The face showed: Happy, 75%.", timeout=60_000)
+    page.get_by_role("link", name="Moment").click()
+    expect(page.locator("h1")).to_have_text("Happy")
+
+
 def test_an_analysis_can_be_canceled(new_page):
     page = new_page()
     page.route("**/predict", lambda route: None)  # never answered
@@ -356,6 +370,14 @@ def test_in_colors_of_the_system_it_is_seen_what_is_current_and_chosen(new_page)
     assert borders.count(borders[0]) == 1
     backgrounds = [length.evaluate(color.format("backgroundColor")) for length in lengths.all()]
     assert backgrounds.count(backgrounds[1]) == 1  # 5 s
+
+
+def test_on_paper_the_letters_are_dark(new_page):
+    page = new_page(color_scheme="dark")
+    page.goto("/")
+    expect(page.locator("body")).to_have_css("color", "rgb(238, 241, 244)")
+    page.emulate_media(media="print")
+    expect(page.locator("body")).to_have_css("color", "rgb(31, 41, 51)")
 
 
 def test_several_faces_can_be_chosen(new_page, tmp_path):
