@@ -380,6 +380,16 @@ def test_on_paper_the_letters_are_dark(new_page):
     expect(page.locator("body")).to_have_css("color", "rgb(31, 41, 51)")
 
 
+def test_the_keyboard_stays_on_the_page_when_another_clip_is_canceled(new_page):
+    page = new_page()
+    choose_clip(page)
+    page.route("**/predict", lambda route: None)  # never answered
+    page.locator("input[type=file]").set_input_files(SMILE)
+    page.get_by_role("button", name="Cancel").press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    expect(page.locator("h1")).to_have_text("Happy")
+
+
 def test_several_faces_can_be_chosen(new_page, tmp_path):
     _times, frames = zip(*crossing_frames(15, 3), strict=True)
     (tmp_path / "two.mp4").write_bytes(encode_video(frames, fps=15))

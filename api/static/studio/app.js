@@ -105,7 +105,9 @@ function update() {
   const place = focused?.closest(".stage, .companion, main");
   render(frame(), root);
   // Where the button that was pressed is gone, the one in its place is next for the keyboard.
-  if (place && !focused?.isConnected) place.querySelector("button")?.focus();
+  if (place && !focused?.isConnected) {
+    (place.isConnected ? place.querySelector("button") : document.getElementById("main"))?.focus();
+  }
 }
 
 function frame() {
