@@ -17,6 +17,9 @@ from tests.support.websocket_client import WebSocketClient
 pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
 
 PHONE = {"viewport": {"width": 320, "height": 800}, "color_scheme": "dark"}
+CALL = {"timestamp": "2026-11-30T12:00:00Z", "method": "GET", "endpoint": "/ready", "status_code": 200, "success": True}
+CALL |= {"latency_ms": 1.0, "request_id": "1"}
+CALL |= dict.fromkeys(("client_id", "prediction", "confidence", "error"))
 
 
 def assert_fits(page: Page) -> None:
@@ -361,11 +364,8 @@ def test_the_log_is_filtered_paged_and_saved(new_page, server: Server):
 
 
 def test_the_log_stays_on_its_page_if_older_calls_cannot_be_loaded(new_page):
-    columns = ("client_id", "prediction", "confidence", "error")
-    call = {"timestamp": "2026-11-30T12:00:00Z", "method": "GET", "endpoint": "/ready", "status_code": 200}
-    call |= {"success": True, "latency_ms": 1.0, "request_id": "1", **dict.fromkeys(columns)}
     page = new_page()
-    page.route("**/logs?*", lambda route: route.fulfill(json={"logs": [call] * 25, "next_cursor": "2"}))
+    page.route("**/logs?*", lambda route: route.fulfill(json={"logs": [CALL] * 25, "next_cursor": "2"}))
     page.goto("/#log")
     expect(page.locator("tbody tr")).to_have_count(25)
     page.route("**/logs?*", lambda route: route.abort())
@@ -373,6 +373,16 @@ def test_the_log_stays_on_its_page_if_older_calls_cannot_be_loaded(new_page):
     expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
     page.errors.remove("Failed to load resource: net::ERR_FAILED")
     expect(page.locator("tbody tr")).to_have_count(25)
+
+
+def test_the_log_goes_back_beyond_the_files_of_pages(new_page):
+    file = CALL | {"endpoint": "/static/<path:filename>"}
+    newest, older = {"logs": [file] * 3, "next_cursor": "2"}, {"logs": [CALL], "next_cursor": None}
+    page = new_page()
+    page.route("**/logs?*", lambda route: route.fulfill(json=older if "cursor" in route.request.url else newest))
+    page.goto("/#log")
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
 
 
 def test_dates_are_written_as_in_the_users_country(new_page):

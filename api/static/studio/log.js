@@ -145,7 +145,10 @@ export class Log {
 
   nothingFound() {
     if (this.problem) return nothing;
-    return html`<p class="lead">${this.isLoading ? S.app.loading : S.log.none}</p>`;
+    if (this.isLoading) return html`<p class="lead">${S.app.loading}</p>`;
+    // All that was loaded may be files of pages.
+    const older = this.cursor && html`<div class="row"><button @click=${() => this.turn(0)}>${S.log.older}</button></div>`;
+    return html`<p class="lead">${older ? S.log.noneYet : S.log.none}</p>${older || nothing}`;
   }
 
   /** The calls to show: by default not those of pages for their own files. */
