@@ -126,7 +126,8 @@ export class Moment {
     // What is no problem of the call: a file of the page did not arrive.
     const problem = error instanceof Problem ? error : new Problem("page_outdated");
     this.fail(problem);
-    if (problem.isCredential) this.askAndRetry(problem.message);
+    const isShown = !this.listening.signal.aborted;
+    if (problem.isCredential && isShown) this.askAndRetry(problem.message);
   }
 
   /** @param {string} [message] Why. */
