@@ -81,6 +81,16 @@ def test_words_of_crisis_show_where_to_find_help(result: Page):
 
 @needs_chromium
 @pytest.mark.browser
+def test_the_words_about_a_moment_stay_while_another_screen_is_open(result: Page):
+    result.get_by_label("About this moment").fill("I said yes.")
+    result.get_by_role("link", name="Live").click()
+    result.get_by_role("button", name="Start").wait_for()
+    result.go_back()
+    expect(result.get_by_label("About this moment")).to_have_value("I said yes.")
+
+
+@needs_chromium
+@pytest.mark.browser
 def test_a_question_can_be_stopped_and_a_failure_is_told(result: Page):
     result.route("**/api/companion", lambda route: None)  # never answered
     result.get_by_label("About this moment").fill("I got the job.")

@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 
 from tests.studio.accessibility import assert_accessible
 from tests.support import accounts
-from tests.support.browser import SMILE, needs_chromium
+from tests.support.browser import CHROMIUM, SMILE, needs_chromium
 from tests.support.server import KEY, Server, wait_until
 from tests.support.synthetic_frames import crossing_frames, face_frames
 from tests.support.synthetic_video import encode_video
@@ -123,6 +123,19 @@ def test_a_refused_camera_is_explained_and_a_file_still_works(new_page):
 
 
 @pytest.mark.parametrize(("screen", "on", "off"), [("moment", "Turn on", "Turn off"), ("live", "Start", "Stop")])
+def test_a_camera_that_is_taken_away_is_told(new_page, screen, on, off):
+    page = new_page()
+    page.add_init_script(SLOW_CAMERA)
+    page.goto(f"/#{screen}")
+    page.get_by_role("button", name=on).click()
+    page.get_by_role("button", name=off).wait_for()
+    page.evaluate("streams[0].getVideoTracks()[0].dispatchEvent(new Event('ended'))")
+    expect(page.get_by_role("alert")).to_contain_text("The camera stopped. Turn it on again.")
+    expect(page.get_by_role("button", name=on)).to_be_visible()
+    assert page.evaluate(RUNNING) == 0
+
+
+@pytest.mark.parametrize(("screen", "on", "off"), [("moment", "Turn on", "Turn off"), ("live", "Start", "Stop")])
 def test_a_camera_that_was_asked_for_twice_is_opened_once(new_page, screen, on, off):
     page = new_page()
     page.add_init_script(SLOW_CAMERA)
@@ -185,6 +198,22 @@ def test_the_key_is_asked_for_once_checked_and_kept_out_of_the_address(new_page)
     assert page.evaluate("[localStorage.length, document.cookie, location.search]") == [0, "", ""]
 
 
+def test_a_key_is_forgotten_with_what_the_page_shows_and_is_connected_to(new_page):
+    page = new_page(key=None)
+    page.goto("/#words")
+    page.get_by_label("API key or token").fill(KEY)
+    page.get_by_role("button", name="Continue").click()
+    page.get_by_label("Your text").fill("secret")
+    expect(page.get_by_text("You are the only one connected.")).to_be_visible()
+    page.get_by_role("button", name="Key", exact=True).click()
+    page.get_by_role("button", name="Forget it").click()
+    expect(page.get_by_role("button", name="Turn on the camera")).to_be_visible()
+    page.go_back()
+    page.get_by_role("button", name="Cancel").click()
+    expect(page.get_by_label("Your text")).to_have_value("")
+    expect(page.get_by_text("Not connected.")).to_be_visible()
+
+
 def test_a_users_token_works_like_a_key(new_page, server: Server):
     page = new_page(key=accounts.own_token(userId="studio-user"))
     choose_clip(page)
@@ -210,6 +239,37 @@ def test_a_problem_is_told_in_plain_words_and_can_be_retried(new_page, tmp_path)
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "message"),
+    [
+        (200, "<h1>Sign in</h1>", "Something went wrong on the server."),
+        (413, "<h1>Too large</h1>", "The file is too large for this service."),
+        (503, '{"message": "no healthy upstream"}', "The service is busy."),
+    ],
+)
+def test_an_answer_that_is_not_the_services_is_a_problem(new_page, status, body, message):
+    page = new_page()
+    page.route("**/predict", lambda route: route.fulfill(status=status, body=body, content_type="text/html"))
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    expect(page.get_by_role("alert")).to_contain_text(message)
+    page.errors[:] = [error for error in page.errors if f"status of {status}" not in error]
+
+
+def test_a_clip_is_analyzed_while_another_screen_is_open(new_page):
+    page, held = new_page(), []
+    page.route("**/predict", lambda route: held.append(route))
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    wait_until(lambda: page.wait_for_timeout(10) or held)
+    page.get_by_role("link", name="Live").click()
+    page.get_by_role("button", name="Start").wait_for()
+    held[0].continue_()
+    expect(page.get_by_role("status")).to_have_text("The face showed: Happy, 75%.", timeout=60_000)
+    page.get_by_role("link", name="Moment").click()
+    expect(page.locator("h1")).to_have_text("Happy")
+
+
 def test_an_analysis_can_be_canceled(new_page):
     page = new_page()
     page.route("**/predict", lambda route: None)  # never answered
@@ -232,6 +292,16 @@ def test_arrow_keys_and_pointer_step_through_the_clip(result: Page):
     box = slider.bounding_box()
     result.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 50)
     expect(slider).to_have_attribute("aria-valuetext", re.compile("Happy"))
+
+
+def test_the_result_is_still_there_after_another_screen(result: Page):
+    result.get_by_role("slider").press("Home")
+    result.get_by_role("link", name="Live").click()
+    expect(result.get_by_role("button", name="Start")).to_be_visible()
+    result.go_back()
+    expect(result.locator("h1")).to_have_text("Happy")
+    expect(result.locator("#loop")).to_have_js_property("paused", False)
+    expect(result.get_by_role("slider")).to_have_attribute("aria-valuetext", re.compile(r"^0\.0 s: Neutral"))
 
 
 def test_loop_and_poster_can_be_saved(result: Page):
@@ -265,6 +335,59 @@ def test_every_state_is_accessible_and_fits_the_screen(new_page, scheme, width):
     assert_accessible(page)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.locator("#loop").evaluate("video => video.paused"), "no motion where it is reduced"
+
+
+def test_on_a_phone_on_its_side_the_camera_is_in_sight_with_its_controls(new_page):
+    page = new_page(viewport={"width": 844, "height": 390})
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").press("Enter")
+    page.get_by_role("button", name="Start recording").wait_for()
+    page.evaluate("scrollTo(0, 0)")
+    box = page.locator(".stage").bounding_box()
+    assert box["y"] + box["height"] <= 390
+
+
+def test_the_browsers_size_of_text_is_heeded(browser, server: Server):
+    arguments = ["--no-sandbox", "--blink-settings=defaultFontSize=32"]
+    executable = {"executable_path": CHROMIUM, "args": arguments}
+    with browser.browser_type.launch(**executable) as large, large.new_page(base_url=server.url) as page:
+        page.set_viewport_size({"width": 390, "height": 844})
+        page.goto("/")
+        stage, button = page.locator(".stage"), page.get_by_role("button", name="Turn on the camera")
+        expect(button).to_have_css("font-size", "32px")
+        outer, inner = stage.bounding_box(), button.bounding_box()
+        assert outer["x"] < inner["x"] < inner["x"] + inner["width"] < outer["x"] + outer["width"]
+
+
+def test_in_colors_of_the_system_it_is_seen_what_is_current_and_chosen(new_page):
+    page = new_page(forced_colors="active")
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    page.get_by_role("button", name="Start recording").wait_for()
+    links, lengths = page.locator("nav a"), page.locator(".choice span")
+    color = "element => getComputedStyle(element)[{!r}]"
+    borders = [link.evaluate(color.format("borderBottomColor")) for link in links.all()]
+    assert borders.count(borders[0]) == 1
+    backgrounds = [length.evaluate(color.format("backgroundColor")) for length in lengths.all()]
+    assert backgrounds.count(backgrounds[1]) == 1  # 5 s
+
+
+def test_on_paper_the_letters_are_dark(new_page):
+    page = new_page(color_scheme="dark")
+    page.goto("/")
+    expect(page.locator("body")).to_have_css("color", "rgb(238, 241, 244)")
+    page.emulate_media(media="print")
+    expect(page.locator("body")).to_have_css("color", "rgb(31, 41, 51)")
+
+
+def test_the_keyboard_stays_on_the_page_when_another_clip_is_canceled(new_page):
+    page = new_page()
+    choose_clip(page)
+    page.route("**/predict", lambda route: None)  # never answered
+    page.locator("input[type=file]").set_input_files(SMILE)
+    page.get_by_role("button", name="Cancel").press("Enter")
+    expect(page.locator("main")).to_be_focused()
+    expect(page.locator("h1")).to_have_text("Happy")
 
 
 def test_several_faces_can_be_chosen(new_page, tmp_path):

@@ -17,6 +17,9 @@ from tests.support.websocket_client import WebSocketClient
 pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
 
 PHONE = {"viewport": {"width": 320, "height": 800}, "color_scheme": "dark"}
+CALL = {"timestamp": "2026-11-30T12:00:00Z", "method": "GET", "endpoint": "/ready", "status_code": 200, "success": True}
+CALL |= {"latency_ms": 1.0, "request_id": "1"}
+CALL |= dict.fromkeys(("client_id", "prediction", "confidence", "error"))
 
 
 def assert_fits(page: Page) -> None:
@@ -67,6 +70,33 @@ def test_an_answer_to_a_text_that_was_deleted_is_not_shown(new_page):
     sockets[0].send(json.dumps({"type": "emotion_classification", **scores}))
     page.wait_for_timeout(200)
     expect(page.get_by_text("Nothing written yet.")).to_be_visible()
+
+
+def test_a_text_that_was_too_many_can_be_sent_again_and_is_kept_for_the_next_visit(new_page):
+    texts = []
+
+    def answer(socket):
+        def receive(message):
+            if "text" not in json.loads(message):
+                return socket.send(json.dumps({"type": "connection_update", "active_connections": 1}))
+            texts.append(message)
+            return socket.send(json.dumps({"type": "error", "code": "rate_limited", "message": "…"}))
+
+        socket.on_message(receive)
+
+    page = new_page()
+    page.route_web_socket(re.compile("/api/ws"), answer)
+    page.goto("/#words")
+    page.get_by_label("Your text").fill("I got the job!!")
+    expect(page.get_by_role("alert")).to_contain_text("Wait a minute and try again.")
+    page.get_by_role("button", name="Try again").click()
+    wait_until(lambda: page.wait_for_timeout(10) or len(texts) == 2)
+    page.get_by_role("link", name="Live").click()
+    page.get_by_role("link", name="Words").click()
+    expect(page.get_by_label("Your text")).to_have_value("I got the job!!")
+    wait_until(lambda: page.wait_for_timeout(10) or len(texts) == 3)
+    page.get_by_label("Your text").fill("")
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_a_wrong_key_of_a_socket_is_asked_for_again(new_page):
@@ -154,6 +184,57 @@ def test_a_note_of_a_failed_frame_is_gone_with_the_next_detection(new_page):
     assert notes == [{"message": "A frame failed."}, None]
 
 
+def answer_live(page: Page, faces: list[dict]) -> list[str]:
+    """Answer the page's Socket.IO with these faces in a frame of 640 × 360, and return what it sends to sign in."""
+    sent = []
+
+    def answer(socket):
+        def receive(message):
+            if not str(message).startswith("40"):
+                return
+            sent.append(message)
+            detection = {"faces": faces, "width": 640, "height": 360, "time": 0, "dropped": 0}
+            socket.send('40/emotion-detection,{"sid": "2"}')
+            socket.send("42/emotion-detection," + json.dumps(["detection_result", detection]))
+
+        socket.on_message(receive)
+        socket.send('0{"sid": "1", "upgrades": [], "pingInterval": 25000, "pingTimeout": 20000, "maxPayload": 1000000}')
+
+    page.route_web_socket(re.compile("socket.io"), answer)
+    return sent
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_the_names_of_faces_at_the_edges_of_the_live_picture_are_in_sight(new_page, width):
+    rest = {"emotion": "Surprise", "confidence": 0.9, "probabilities": {"Surprise": 0.9}}
+    boxes = [[-20, -10, 120, 120], [560, 0, 90, 100], [0, 270, 90, 90]]
+    page = new_page(viewport={"width": width, "height": 800})
+    answer_live(page, [{"id": 10 + index, "box": box, **rest} for index, box in enumerate(boxes)])
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").click()
+    expect(page.locator(".boxes .tag")).to_have_count(3)
+    stage = page.locator(".stage").bounding_box()
+    for tag in page.locator(".boxes .tag").all():
+        box = tag.bounding_box()
+        assert stage["x"] <= box["x"] < box["x"] + box["width"] <= stage["x"] + stage["width"]
+        assert stage["y"] <= box["y"]
+
+
+def test_live_connects_again_with_a_new_key(new_page):
+    page = new_page()
+    sent = answer_live(page, [])
+    page.goto("/#live")
+    page.get_by_role("button", name="Start").click()
+    page.get_by_text("No face is in view.").wait_for()
+    page.get_by_role("button", name="Key", exact=True).click()
+    token = accounts.own_token(userId="live-user")
+    page.get_by_label("API key or token").fill(token)
+    page.get_by_role("button", name="Continue").click()
+    wait_until(lambda: page.wait_for_timeout(10) or len(sent) == 2)
+    assert token in sent[1]
+    expect(page.get_by_role("button", name="Stop")).to_be_visible()
+
+
 def test_face_and_voice_tells_what_it_had_and_what_it_missed(new_page):
     page = new_page(**PHONE)
     page.goto("/")
@@ -173,8 +254,10 @@ def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server
     today.focus()
     expect(today).to_have_class(re.compile("e-happy"))
     expect(today).to_have_attribute("aria-label", re.compile("Happy"))
+    expect(today).to_have_attribute("aria-current", "date")
+    expect(page.locator("[aria-current=date]")).to_have_count(1)
     loop = page.locator("video.loop-of-day")
-    loop.wait_for()
+    expect(loop).to_have_attribute("aria-label", re.compile(r"^The moment at \d+:\d\d\s[AP]M: Happy$"))
     expect(loop).to_have_js_property("paused", False)
     expect(page.get_by_text("This week")).to_be_visible()
     expect(page.get_by_text(re.compile("than usual")).first).to_be_visible()
@@ -193,6 +276,7 @@ def test_the_calendar_shows_the_month_that_was_chosen_last(new_page, server: Ser
     page.get_by_role("button", name="Month before").click()
     wait_until(lambda: page.wait_for_timeout(10) or held)
     expect(page.locator("button.day")).to_have_count(0)
+    expect(page.get_by_text("Loading…")).to_be_visible()
     page.get_by_role("button", name="Next month").click()
     expect(page.locator("button.day")).to_have_count(1)
     with page.expect_response(held[0].request.url):
@@ -236,6 +320,14 @@ def test_a_screen_without_a_key_is_loaded_when_one_is_entered(new_page, screen, 
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+@pytest.mark.parametrize("screen", ["calendar", "log"])
+def test_an_answer_that_is_no_json_is_a_problem(new_page, screen):
+    page = new_page(key=accounts.own_token(userId="proxy-user", roles=["ADMIN"]))
+    page.route(re.compile("/logs|/api/history"), lambda route: route.fulfill(body="<h1>Sign in</h1>"))
+    page.goto(f"/#{screen}")
+    expect(page.get_by_role("alert")).to_contain_text("Something went wrong on the server.")
+
+
 def test_the_calendar_asks_an_api_key_for_a_user(new_page):
     page = new_page()
     page.goto("/#calendar")
@@ -272,11 +364,8 @@ def test_the_log_is_filtered_paged_and_saved(new_page, server: Server):
 
 
 def test_the_log_stays_on_its_page_if_older_calls_cannot_be_loaded(new_page):
-    columns = ("client_id", "prediction", "confidence", "error")
-    call = {"timestamp": "2026-11-30T12:00:00Z", "method": "GET", "endpoint": "/ready", "status_code": 200}
-    call |= {"success": True, "latency_ms": 1.0, "request_id": "1", **dict.fromkeys(columns)}
     page = new_page()
-    page.route("**/logs?*", lambda route: route.fulfill(json={"logs": [call] * 25, "next_cursor": "2"}))
+    page.route("**/logs?*", lambda route: route.fulfill(json={"logs": [CALL] * 25, "next_cursor": "2"}))
     page.goto("/#log")
     expect(page.locator("tbody tr")).to_have_count(25)
     page.route("**/logs?*", lambda route: route.abort())
@@ -284,6 +373,22 @@ def test_the_log_stays_on_its_page_if_older_calls_cannot_be_loaded(new_page):
     expect(page.get_by_role("alert")).to_contain_text("The service cannot be reached.")
     page.errors.remove("Failed to load resource: net::ERR_FAILED")
     expect(page.locator("tbody tr")).to_have_count(25)
+
+
+def test_the_log_goes_back_beyond_the_files_of_pages(new_page):
+    file = CALL | {"endpoint": "/static/<path:filename>"}
+    newest, older = {"logs": [file] * 3, "next_cursor": "2"}, {"logs": [CALL], "next_cursor": None}
+    page = new_page()
+    page.route("**/logs?*", lambda route: route.fulfill(json=older if "cursor" in route.request.url else newest))
+    page.goto("/#log")
+    page.get_by_role("button", name="Older").click()
+    expect(page.locator("tbody tr")).to_have_count(1)
+
+
+def test_dates_are_written_as_in_the_users_country(new_page):
+    page = new_page(locale="en-GB")
+    page.goto("/#log")
+    expect(page.locator("tbody td").first).to_have_text(re.compile(r"^\d+ \w+ \d{4}, \d\d:\d\d:\d\d$"))
 
 
 def test_a_log_of_several_pages_is_saved_as_one_file(new_page):

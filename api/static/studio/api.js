@@ -4,6 +4,8 @@ import { S } from "./strings.js";
 const STORAGE_KEY = "moodreel.credential";
 const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/; // JSON Web Tokens, compact serialization (RFC 7519)
 
+/** The codes of answers by a proxy, which says no more than a status. @type {Record<number, string>} */
+const CODES = { 413: "too_large", 429: "rate_limited", 502: "not_ready", 503: "overloaded", 504: "not_ready" };
 const PASSING = ["offline", "internal", "rate_limited", "overloaded", "not_ready", "page_outdated"];
 
 /** An error that a person is told about. */
@@ -78,7 +80,7 @@ export async function call(path, { method = "GET", query = {}, body, accept = "a
   } catch (error) {
     throw signal?.aborted ? error : new Problem("offline");
   }
-  if (!response.ok) throw problem(await response.text());
+  if (!response.ok) throw problem(response.status, await response.text());
   return response;
 }
 
@@ -103,8 +105,14 @@ export function upload(path, file, fields, { onProgress, signal }) {
     request.setRequestHeader("accept", "application/json");
     request.upload.onprogress = (event) => event.lengthComputable && onProgress(event.loaded / event.total);
     request.upload.onload = () => onProgress(1);
-    request.onload = () =>
-      request.status === 200 ? resolve(JSON.parse(request.responseText)) : reject(problem(request.responseText));
+    request.onload = () => {
+      try {
+        if (request.status !== 200) throw problem(request.status, request.responseText);
+        resolve(JSON.parse(request.responseText));
+      } catch (error) {
+        reject(asProblem(error));
+      }
+    };
     request.onerror = () => reject(new Problem("offline"));
     request.onabort = () => reject(new DOMException("canceled", "AbortError"));
     signal.addEventListener("abort", () => request.abort());
@@ -131,15 +139,19 @@ export async function* events(response) {
   }
 }
 
-/** Read a problem (RFC 9457). A proxy's answer may be none. @param {string} text */
-function problem(text) {
+/** Read a problem (RFC 9457). A proxy's answer may be none. @param {number} status @param {string} text */
+function problem(status, text) {
+  const unknown = CODES[status] ?? "internal";
   try {
-    const { code, detail, request_id } = JSON.parse(text);
+    const { code = unknown, detail, request_id } = JSON.parse(text);
     return new Problem(code, detail, request_id);
   } catch {
-    return new Problem("internal");
+    return new Problem(unknown);
   }
 }
+
+/** Return an error as a problem. What is none is an answer that broke off, or was not the service's. @param {unknown} error */
+export const asProblem = (error) => (error instanceof Problem ? error : new Problem("internal"));
 
 /** Decode base64. @param {string} text @param {string} type */
 export function toBlob(text, type) {

@@ -1,6 +1,6 @@
 // The frame of the studio: navigation, the dialog for the key, and the screen that the address names.
 import { html, nothing, render } from "../vendor/lit-html/lit-html.js";
-import { Problem, call, credential, keepCredential } from "./api.js";
+import { Problem, asProblem, call, credential, keepCredential } from "./api.js";
 import { S } from "./strings.js";
 import { icon, note } from "./ui.js";
 
@@ -60,7 +60,7 @@ async function submitCredential(event) {
   } catch (error) {
     keepCredential(before);
     // A wrong key needs no reference of the call.
-    keyProblem = error instanceof Problem ? { message: error.message } : null;
+    keyProblem = { message: asProblem(error).message };
   }
   isChecking = false;
   update();
@@ -70,10 +70,11 @@ async function changeCredential() {
   if (await shell.askForCredential()) screen?.reload?.();
 }
 
+/** Forget the key or token, and with it what the page shows, has kept and is connected to. */
 function forgetCredential() {
   keepCredential("");
-  dialog().close();
-  update();
+  location.hash = "moment";
+  location.reload();
 }
 
 async function navigate() {
@@ -104,7 +105,9 @@ function update() {
   const place = focused?.closest(".stage, .companion, main");
   render(frame(), root);
   // Where the button that was pressed is gone, the one in its place is next for the keyboard.
-  if (place && !focused?.isConnected) place.querySelector("button")?.focus();
+  if (place && !focused?.isConnected) {
+    (place.isConnected ? place.querySelector("button") : document.getElementById("main"))?.focus();
+  }
 }
 
 function frame() {

@@ -1,7 +1,7 @@
 // The calendar of the signed-in user: a month of days in the color of their emotion, and the week beside what is usual.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { Problem, call, credential, isToken } from "./api.js";
-import { S, emotionName, fill, language } from "./strings.js";
+import { Problem, asProblem, call, credential, isToken } from "./api.js";
+import { S, emotionName, fill, locale } from "./strings.js";
 import { emotionClass, failure, icon, prefersStill } from "./ui.js";
 
 /**
@@ -17,9 +17,10 @@ import { emotionClass, failure, icon, prefersStill } from "./ui.js";
  */
 
 const tz = Intl.DateTimeFormat().resolvedOptions().timeZone;
-const asMonth = new Intl.DateTimeFormat(language, { month: "long", year: "numeric" });
-const asDay = new Intl.DateTimeFormat(language, { weekday: "long", day: "numeric", month: "long" });
-const asWeekday = new Intl.DateTimeFormat(language, { weekday: "short" });
+const asMonth = new Intl.DateTimeFormat(locale, { month: "long", year: "numeric" });
+const asDay = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
+const asTime = new Intl.DateTimeFormat(locale, { timeStyle: "short" });
+const asWeekday = new Intl.DateTimeFormat(locale, { weekday: "short" });
 
 /** @typedef {import("./ui.js").Screen} Screen */
 
@@ -79,7 +80,7 @@ export class Calendar {
       this.week = week;
     } catch (error) {
       if (month !== this.month) return;
-      this.problem = error instanceof Problem ? error : null;
+      this.problem = asProblem(error);
     }
     this.shell.update();
   }
@@ -109,7 +110,7 @@ export class Calendar {
       this.media.set(entry.id, URL.createObjectURL(await response.blob()));
     } catch (error) {
       this.requested.delete(entry.id);
-      if (day === this.day) this.mediaProblem = error instanceof Problem ? error : null;
+      if (day === this.day) this.mediaProblem = asProblem(error);
     }
     this.shell.update();
   }
@@ -153,12 +154,13 @@ export class Calendar {
   cell(date) {
     if (date.getMonth() !== this.month.getMonth()) return nothing;
     const day = toIso(date);
+    const today = day === toIso(new Date()) ? "date" : nothing;
     const period = this.summary?.periods.find(({ name }) => name === day);
-    if (!period) return html`<span class="day">${date.getDate()}</span>`;
+    if (!period) return html`<span class="day" aria-current=${today}>${date.getDate()}</span>`;
     const mood = period.leading ? emotionName(period.leading) : S.calendar.noFace;
     const choose = () => this.choose(day);
     return html`<button
-      class="day ${period.leading ? emotionClass(period.leading) : ""}" aria-pressed=${day === this.day}
+      class="day ${period.leading ? emotionClass(period.leading) : ""}" aria-current=${today} aria-pressed=${day === this.day}
       aria-label="${asDay.format(date)}: ${mood}" @pointerenter=${choose} @focus=${choose} @click=${choose}
     >${date.getDate()}</button>`;
   }
@@ -166,14 +168,15 @@ export class Calendar {
   detail() {
     const period = this.summary?.periods.find(({ name }) => name === this.day);
     if (!period || !this.day) {
-      return html`<p class="lead">${this.summary?.periods.length === 0 ? S.calendar.empty : S.calendar.choose}</p>`;
+      if (!this.summary) return html`<p class="lead">${S.app.loading}</p>`;
+      return html`<p class="lead">${this.summary.periods.length ? S.calendar.choose : S.calendar.empty}</p>`;
     }
     const { day } = this;
     const entry = this.entryOf(day);
     const url = entry && this.media.get(entry.id);
     return html`<div class="card stack">
       <h2>${asDay.format(new Date(`${day}T12:00`))}</h2>
-      ${url && entry ? media(url, entry.media[0].type) : nothing} ${counts(period.emotions)}
+      ${url && entry ? media(url, entry) : nothing} ${counts(period.emotions)}
       ${this.mediaProblem ? failure(this.shell, this.mediaProblem, () => this.choose(day)) : nothing}
     </div>`;
   }
@@ -199,12 +202,14 @@ export class Calendar {
   }
 }
 
-/** @param {string} url @param {string} type */
-function media(url, type) {
-  if (!type.startsWith("video/")) return html`<img class="loop-of-day" src=${url} alt=${S.calendar.picture} />`;
+/** @param {string} url @param {Entry} entry */
+function media(url, { created, mood, media: [{ type }] }) {
+  const emotion = mood ? emotionName(mood) : S.calendar.noFace;
+  const label = fill(S.calendar.media, { emotion, time: asTime.format(new Date(created)) });
+  if (!type.startsWith("video/")) return html`<img class="loop-of-day" src=${url} alt=${label} />`;
   return html`<video
     class="loop-of-day" src=${url} .muted=${true} ?autoplay=${!prefersStill} ?controls=${prefersStill} loop playsinline
-    aria-label=${S.result.loop}
+    aria-label=${label}
   ></video>`;
 }
 

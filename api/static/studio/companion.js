@@ -24,7 +24,6 @@ export class Companion {
   problem = null;
   /** @type {AbortController | null} */
   running = null;
-  isDisposed = false;
 
   /** @param {import("./ui.js").Shell} shell @param {{emotion: string, confidence: number}} answer */
   constructor(shell, { emotion, confidence }) {
@@ -33,8 +32,7 @@ export class Companion {
     this.load();
   }
 
-  dispose() {
-    this.isDisposed = true;
+  stop() {
     this.running?.abort();
   }
 
@@ -46,7 +44,7 @@ export class Companion {
     } catch {
       state = null; // The result is shown without it.
     }
-    if (!this.isDisposed) this.shell.update();
+    this.shell.update();
   }
 
   async ask() {
@@ -64,8 +62,7 @@ export class Companion {
       this.problem = running.signal.aborted ? null : error instanceof Problem ? error : new Problem("offline");
     }
     this.running = null;
-    if (this.isDisposed) return;
-    this.shell.announce(this.question);
+    if (!running.signal.aborted) this.shell.announce(this.question);
     this.shell.update();
   }
 
@@ -87,13 +84,13 @@ export class Companion {
         <h2>${S.companion.title}</h2>
         <p class="small quiet-text" id="companion-help">${S.companion.lead}</p>
         <textarea
-          rows="4" maxlength=${this.maxCharacters} dir="auto" aria-label=${S.companion.label} aria-describedby="companion-help"
+          rows="4" maxlength=${this.maxCharacters} dir="auto" .value=${this.text} aria-label=${S.companion.label} aria-describedby="companion-help"
           placeholder=${S.companion.placeholder}
           @input=${(/** @type {{target: HTMLTextAreaElement}} */ { target }) => (this.text = target.value)}
         ></textarea>
         <div class="row">
           ${this.running
-            ? html`<button type="button" @click=${() => this.running?.abort()}>${S.companion.stop}</button>`
+            ? html`<button type="button" @click=${() => this.stop()}>${S.companion.stop}</button>`
             : html`<button class="primary">${S.companion.ask}</button>`}
         </div>
       </form>

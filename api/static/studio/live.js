@@ -63,6 +63,13 @@ export class Live {
     this.close();
   }
 
+  /** Connect again, with the new key or token. */
+  reload() {
+    if (!this.stream) return;
+    this.socket?.disconnect();
+    this.connect();
+  }
+
   close() {
     clearTimeout(this.timer);
     this.socket?.disconnect();
@@ -83,6 +90,7 @@ export class Live {
       const stream = await openCamera(false);
       if (starting !== this.starting) return closeCamera(stream);
       this.stream = stream;
+      stream.getVideoTracks()[0].onended = () => this.fail(S.camera.lost);
     } catch (error) {
       if (starting === this.starting) this.fail(S.camera[error instanceof CameraError ? error.reason : "none"]);
       return;
@@ -203,9 +211,13 @@ export class Live {
 
   picture() {
     const { width = 16, height = 9, faces = [] } = this.detection ?? {};
+    const stage = document.getElementById("live");
+    const shape = stage ? stage.clientWidth / stage.clientHeight : width / height;
+    // What the stage shows of the picture, which covers it.
+    const [left, top] = [Math.max(0, width - height * shape) / 2, Math.max(0, height - width / shape) / 2];
     return html`<video id="live" class="preview" aria-label=${S.moment.preview} .muted=${true} autoplay playsinline></video>
       <svg class="boxes" viewBox="0 0 ${width} ${height}" preserveAspectRatio="xMidYMid slice" aria-hidden="true">
-        ${faces.map((face) => box(face, width))}
+        ${faces.map((face) => box(face, width, left, top))}
       </svg>
       <button class="over corner" @click=${() => this.stop()}>${S.live.stop}</button>`;
   }
@@ -227,13 +239,23 @@ export class Live {
   }
 }
 
-/** Mark a face in the mirrored picture. @param {Face} face @param {number} width Of the frame in pixels. */
-function box({ id, box: [left, top, side, height], emotion }, width) {
+/**
+ * Mark a face in the mirrored picture.
+ * @param {Face} face
+ * @param {number} width Of the frame in pixels.
+ * @param {number} hiddenLeft Pixels of the frame that are out of sight on the left, and as many on the right.
+ * @param {number} hiddenTop Pixels that are out of sight above.
+ */
+function box({ id, box: [left, top, side, height], emotion }, width, hiddenLeft, hiddenTop) {
   const x = width - left - side;
   const size = Math.max(14, width / 32);
+  const label = `${id + 1} · ${emotionName(emotion)}`;
+  // The label stays in sight, also at an edge. A letter is about .65 of its size wide.
+  const labelX = Math.max(hiddenLeft + size / 2, Math.min(x, width - hiddenLeft - 0.65 * size * label.length));
+  const labelY = Math.max(top - size / 2, hiddenTop + 1.25 * size);
   return svg`<g class=${emotionClass(emotion)}>
     <rect class="box" x=${x} y=${top} width=${side} height=${height} rx=${size / 2}></rect>
-    <text class="tag" x=${x} y=${top - size / 2} font-size=${size}>${id + 1} · ${emotionName(emotion)}</text>
+    <text class="tag" x=${labelX} y=${labelY} font-size=${size}>${label}</text>
   </g>`;
 }
 

@@ -1,7 +1,7 @@
 // The log of all calls, for operators: filters, calls and errors over time, latencies, a table, CSV.
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
-import { Problem, call, credential } from "./api.js";
-import { S, emotionName, fill, language, percent } from "./strings.js";
+import { Problem, asProblem, call, credential } from "./api.js";
+import { S, emotionName, fill, locale, percent } from "./strings.js";
 import { failure, icon } from "./ui.js";
 
 /**
@@ -36,7 +36,7 @@ const FILTERS = [
   ["request_id", "text"],
 ];
 const PAGE_FILES = ["/", "/favicon.ico", "/static/<path:filename>", "/static/v-<version>/<path:filename>"];
-const asTime = new Intl.DateTimeFormat(language, { dateStyle: "short", timeStyle: "medium" });
+const asTime = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "medium" });
 
 /** @typedef {import("./ui.js").Screen} Screen */
 
@@ -83,7 +83,7 @@ export class Log {
       if (!cursor) this.page = 0;
       this.shell.announce(fill(S.log.found, { count: this.calls.length }));
     } catch (error) {
-      this.problem = error instanceof Problem ? error : null;
+      this.problem = asProblem(error);
     }
     this.isLoading = false;
     this.shell.update();
@@ -123,7 +123,7 @@ export class Log {
       Object.assign(document.createElement("a"), { href: url, download: "moodreel-log.csv" }).click();
       URL.revokeObjectURL(url);
     } catch (error) {
-      this.problem = error instanceof Problem ? error : null;
+      this.problem = asProblem(error);
       this.shell.update();
     }
   }
@@ -145,7 +145,10 @@ export class Log {
 
   nothingFound() {
     if (this.problem) return nothing;
-    return html`<p class="lead">${this.isLoading ? S.app.loading : S.log.none}</p>`;
+    if (this.isLoading) return html`<p class="lead">${S.app.loading}</p>`;
+    // All that was loaded may be files of pages.
+    const older = this.cursor && html`<div class="row"><button @click=${() => this.turn(0)}>${S.log.older}</button></div>`;
+    return html`<p class="lead">${older ? S.log.noneYet : S.log.none}</p>${older || nothing}`;
   }
 
   /** The calls to show: by default not those of pages for their own files. */
@@ -238,7 +241,7 @@ function percentile(sorted, rank) {
 }
 
 /** @param {number} value */
-const milliseconds = (value) => fill(S.live.ms, { value: Math.round(value).toLocaleString(language) });
+const milliseconds = (value) => fill(S.live.ms, { value: Math.round(value).toLocaleString(locale) });
 
 /** Draw the calls in equal spans of time, those that failed in another color. @param {Call[]} calls */
 function histogram(calls) {

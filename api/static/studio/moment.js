@@ -32,6 +32,11 @@ export class Moment {
       (clip) => this.send(clip),
       (message) => this.fail({ message }),
     );
+  }
+
+  /** Show the screen, with what it had when it was left. */
+  enter() {
+    this.listening = new AbortController();
     const options = { signal: this.listening.signal };
     addEventListener("dragover", (event) => this.drag(event, true), options);
     addEventListener("dragleave", (event) => event.relatedTarget || this.drag(event, false), options);
@@ -41,9 +46,9 @@ export class Moment {
 
   leave() {
     this.listening.abort();
-    this.sending?.abort();
+    this.isDragging = false;
     this.recorder.turnOff();
-    this.result?.dispose();
+    this.result?.leave();
   }
 
   /** @param {DragEvent} event @param {boolean} isDragging */
@@ -112,16 +117,17 @@ export class Moment {
     this.result = result;
     const { emotion, confidence } = result.answer;
     this.shell.announce(fill(S.moment.done, { emotion: emotionName(emotion), confidence: percent(confidence) }));
-    document.querySelector("h1")?.focus();
+    if (!this.listening.signal.aborted) document.querySelector("h1")?.focus();
   }
 
   /** @param {unknown} error @param {boolean} isCanceled */
   failSending(error, isCanceled) {
-    if (isCanceled) return this.listening.signal.aborted || this.shell.update();
+    if (isCanceled) return this.shell.update();
     // What is no problem of the call: a file of the page did not arrive.
     const problem = error instanceof Problem ? error : new Problem("page_outdated");
     this.fail(problem);
-    if (problem.isCredential) this.askAndRetry(problem.message);
+    const isShown = !this.listening.signal.aborted;
+    if (problem.isCredential && isShown) this.askAndRetry(problem.message);
   }
 
   /** @param {string} [message] Why. */
@@ -209,5 +215,12 @@ export class Moment {
   }
 }
 
+/** @type {Moment | null} */
+let moment = null;
+
 /** @param {import("./ui.js").Shell} shell */
-export const open = (shell) => new Moment(shell);
+export function open(shell) {
+  moment ??= new Moment(shell);
+  moment.enter();
+  return moment;
+}

@@ -69,9 +69,14 @@ export class Result {
     if (this.tracks.size > 1) this.cutPortraits();
   }
 
+  leave() {
+    this.voice.stop();
+    this.companion.stop();
+    this.isSeeking = false;
+  }
+
   dispose() {
-    this.voice.dispose();
-    this.companion.dispose();
+    this.leave();
     this.cover.dispose();
     for (const url of [this.clipUrl, ...this.portraits.values()]) URL.revokeObjectURL(url);
   }

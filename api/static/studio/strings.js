@@ -5,14 +5,16 @@
 
 const LANGUAGES = ["en"];
 
-export const language =
-  navigator.languages.map((tag) => tag.split("-")[0]).find((tag) => LANGUAGES.includes(tag)) ?? "en";
+const languageOf = (/** @type {string} */ tag) => tag.split("-")[0];
+
+/** The user's own kind of the language, such as en-GB: dates and numbers are written so. */
+export const locale = navigator.languages.find((tag) => LANGUAGES.includes(languageOf(tag))) ?? "en";
 
 /** @type {Strings} */
-export const S = await (await fetch(new URL(`./strings/${language}.json`, import.meta.url))).json();
+export const S = await (await fetch(new URL(`./strings/${languageOf(locale)}.json`, import.meta.url))).json();
 
-const asPercent = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
-const asSeconds = new Intl.NumberFormat(language, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const asPercent = new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 });
+const asSeconds = new Intl.NumberFormat(locale, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
 
 /** Format a share from 0 to 1. @param {number} share */
 export const percent = (share) => asPercent.format(share);

@@ -1,6 +1,6 @@
 // Face and voice: the same clip by `POST /api/predict/multimodal`.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
-import { Problem, upload } from "./api.js";
+import { asProblem, upload } from "./api.js";
 import { S, emotionName, fill, percent } from "./strings.js";
 import { bars, emotionClass, failure } from "./ui.js";
 
@@ -18,7 +18,7 @@ import { bars, emotionClass, failure } from "./ui.js";
 export class Voice {
   /** @type {Answer | null} */
   answer = null;
-  /** @type {Problem | null} */
+  /** @type {import("./api.js").Problem | null} */
   problem = null;
   /** @type {AbortController | null} */
   running = null;
@@ -29,7 +29,7 @@ export class Voice {
     this.clip = clip;
   }
 
-  dispose() {
+  stop() {
     this.running?.abort();
   }
 
@@ -43,7 +43,7 @@ export class Voice {
       this.answer = answer;
       this.shell.announce(emotionName(answer.top1.label));
     } catch (error) {
-      this.problem = error instanceof Problem ? error : null;
+      this.problem = running.signal.aborted ? null : asProblem(error);
     }
     this.running = null;
     if (!running.signal.aborted) this.shell.update();

@@ -9,6 +9,9 @@ const PAUSE_MS = 600; // The service takes 60 messages a minute.
 const RETRY_MS = { first: 2000, longest: 30_000 };
 const UNAUTHENTICATED = 4001;
 
+/** The text when this screen was left last. */
+let kept = "";
+
 /**
  * @typedef {object} Classification
  * @property {string} label
@@ -30,7 +33,7 @@ export class Words {
   people = 0;
   isClosed = false;
   wait = RETRY_MS.first;
-  text = "";
+  text = kept;
   isLeft = false;
   pause = 0;
 
@@ -42,6 +45,7 @@ export class Words {
 
   leave() {
     this.isLeft = true;
+    kept = this.text;
     clearTimeout(this.pause);
     this.socket?.close();
   }
@@ -116,8 +120,9 @@ export class Words {
 
   /** The calendar would count a text once for each pause in typing. */
   send() {
-    if (this.text.trim() && this.people) this.socket?.send(JSON.stringify({ text: this.text, history: false }));
-    else if (!this.text.trim()) this.answer = null;
+    if (!this.text.trim()) this.answer = null;
+    else if (this.people) this.socket?.send(JSON.stringify({ text: this.text, history: false }));
+    if (this.people) this.problem = null;
     this.shell.update();
   }
 
@@ -129,16 +134,22 @@ export class Words {
         <label class="field">
           ${S.words.label}
           <textarea
-            rows="6" maxlength=${MAX_CHARACTERS} dir="auto" placeholder=${S.words.placeholder}
+            rows="6" maxlength=${MAX_CHARACTERS} dir="auto" placeholder=${S.words.placeholder} .value=${this.text}
             @input=${(/** @type {{target: HTMLTextAreaElement}} */ event) => this.type(event.target.value)}
           ></textarea>
         </label>
         ${this.text.length < MAX_CHARACTERS ? nothing : html`<p class="small">${fill(S.words.longest, { count: MAX_CHARACTERS })}</p>`}
         <p class="small quiet-text people">${this.status()}</p>
-        ${this.problem ? failure(this.shell, this.problem, this.isClosed ? () => this.connect() : null) : nothing}
+        ${this.problem ? failure(this.shell, this.problem, this.retry()) : nothing}
       </div>
       <div class="verdict card">${this.answer ? this.verdict(this.answer) : html`<p class="lead">${S.words.empty}</p>`}</div>
     </section>`;
+  }
+
+  /** What to try again; nothing while it connects by itself. */
+  retry() {
+    if (this.isClosed) return () => this.connect();
+    return this.people ? () => this.send() : null;
   }
 
   status() {
