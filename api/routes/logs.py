@@ -9,7 +9,7 @@ from marshmallow import ValidationError
 from api.auth import authentication
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
-from api.request_parsing import has_body, read_json
+from api.request_parsing import has_body, read_json, to_single_values
 from api.schemas.fields import LoadedData
 from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
@@ -36,7 +36,7 @@ def logs() -> Response:
 
 
 def _filters() -> Mapping[str, object]:
-    in_query = request.args.to_dict()
+    in_query = to_single_values(request.args)
     if not has_body():
         return in_query
     in_body = read_json()
