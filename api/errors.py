@@ -9,6 +9,7 @@ from typing import NotRequired, TypedDict
 from flask import Flask, Response, g, json, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import WebsocketMismatch
 
 from api import log_fields
 from moodreel import errors as domain
@@ -241,6 +242,8 @@ def _field_summary(fields: Mapping[str, object]) -> str:
 
 
 def _handle_http_error(error: HTTPException) -> Response:
+    if isinstance(error, WebsocketMismatch):
+        return problem_response("not_found", "There is no WebSocket at this address. /api/ws takes texts.")
     if error.code is None or error.code < 400:
         return error.get_response(request.environ)  # type: ignore[return-value]
     if error.code >= 500:
