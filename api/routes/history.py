@@ -29,8 +29,7 @@ def require_user() -> None:
     """Reject callers who have no history."""
     if services().history is None:
         raise ApiError("not_found", "This service keeps no history. Its operator can set HISTORY=on.")
-    # Only a preflight request has no caller here.
-    if g.caller is not None and g.caller.user is None:
+    if request.method != "OPTIONS" and g.caller.user is None:
         raise ApiError("forbidden", "A history belongs to a user, not to an API key. Send the user's token.")
 
 

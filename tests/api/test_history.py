@@ -357,6 +357,12 @@ def test_a_deletion_with_filters_does_not_delete_everything(server: Server, user
 # --- the summary ---
 
 
+@pytest.mark.parametrize("zone", ["localtime", "posixrules", "Mars/Base"])
+def test_the_zone_of_the_server_is_no_time_zone(server: Server, user: str, zone: str) -> None:
+    response = call(server, user, "GET", f"/api/history/summary?tz={zone}")
+    assert response.json()["errors"] == {"tz": ["Not a time zone, such as Europe/Berlin."]}
+
+
 def test_the_summary_path_is_not_taken_for_an_entry_id(server: Server, user: str) -> None:
     assert get(server, user, "/summary").keys() > {"periods", "baseline"}
     assert call(server, user, "DELETE", "/api/history/summary").status_code == 404
@@ -556,6 +562,13 @@ def test_no_clip_and_no_user_id_is_stored_in_plain_text(server: Server, user: st
         assert secret not in data and base64.b64encode(secret) not in data
         assert path.parent.name == "data" or entry.encode() not in data
     assert server.log_rows(endpoint="/api/history/<entry_id>")
+
+
+@pytest.mark.parametrize("path", ["/api/history", "/logs"])
+def test_every_caller_may_ask_for_the_methods_of_a_path(server: Server, user: str, path: str) -> None:
+    for headers in ({}, HEADERS, as_user(user)):
+        response = server.call("OPTIONS", path, headers=headers)
+        assert (response.status_code, "GET" in response.headers["Allow"]) == (200, True)
 
 
 def test_listed_origins_may_delete_and_read_the_id(tmp_path: Path) -> None:
