@@ -39,6 +39,7 @@ STATUS = {
     "text_too_long": 413,
     "audio_too_long": 413,
     "unsupported_media": 415,
+    "requested_range_not_satisfiable": 416,
     "invalid_request": 422,
     "bad_base64": 422,
     "video_corrupt": 422,
@@ -85,6 +86,7 @@ _TITLES = {"invalid_request": "The request breaks its schema"}
 _DETAILS = {
     404: "There is nothing at this address. /openapi.json lists all addresses.",
     405: "This address does not support the method. The Allow header lists the methods that it supports.",
+    416: "The file is shorter than the range. Content-Range has its length: ask for less, or leave Range out.",
 }
 
 _MIN_VIDEO_BYTES = 1_000_000

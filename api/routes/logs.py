@@ -16,13 +16,15 @@ from api.services import services
 from moodreel.storage.call_log import write_csv
 from moodreel.storage.database import Page
 
+_NEXT_CURSOR = {"description": "Beside CSV: `next_cursor`; absent on the last page.", "schema": {"type": "string"}}
+
 blueprint = GuardedBlueprint("logs", __name__, description="The call log")
 blueprint.before_request(authentication.require_admin)
 
 
 @blueprint.route("/logs", methods=["GET"])
 @blueprint.doc(operationId="listCalls")
-@blueprint.response(200, LogsSchema)
+@blueprint.response(200, LogsSchema, headers={"x-next-cursor": _NEXT_CURSOR})
 @blueprint.alt_response(200, schema={"type": "string"}, content_type="text/csv", success=True)
 @blueprint.error_responses("bad_json", "ambiguous_filters", "too_large", "invalid_request", "overloaded")
 @blueprint.document_query(LogsQuery)
