@@ -31,6 +31,10 @@ HEADERS = {
         "schema": {"type": "string"},
         "example": "8a54c0f2d1b94f0c9ad2f6b1c0e7d385",
     },
+    "Idempotency-Replayed": {
+        "description": "`true` if this is the first answer to a repeated call; otherwise absent.",
+        "schema": {"type": "string", "enum": ["true"]},
+    },
 }
 """The headers that `respond` adds, as the OpenAPI document describes them.
 

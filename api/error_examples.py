@@ -15,6 +15,8 @@ ERROR_EXAMPLES = {
     "not_found": "There is nothing at this address. /openapi.json lists all addresses.",
     "method_not_allowed": "This address does not support the method. The Allow header lists the methods that it "
     "supports.",
+    "requested_range_not_satisfiable": "The file is shorter than the range. Content-Range has its length: ask for "
+    "less, or leave Range out.",
     "companion_off": "The companion is off. Whoever runs this service may set LLM_BASE_URL and LLM_MODEL.",
     "companion_bad_answer": "The companion's model sent no answer that can be read. Try again.",
     "companion_timeout": "The companion's model took too long. Try again, or write less.",

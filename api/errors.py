@@ -9,6 +9,7 @@ from typing import NotRequired, TypedDict
 from flask import Flask, Response, g, json, request
 from marshmallow import ValidationError
 from werkzeug.exceptions import HTTPException
+from werkzeug.routing import WebsocketMismatch
 
 from api import log_fields
 from moodreel import errors as domain
@@ -38,6 +39,7 @@ STATUS = {
     "text_too_long": 413,
     "audio_too_long": 413,
     "unsupported_media": 415,
+    "requested_range_not_satisfiable": 416,
     "invalid_request": 422,
     "bad_base64": 422,
     "video_corrupt": 422,
@@ -84,6 +86,7 @@ _TITLES = {"invalid_request": "The request breaks its schema"}
 _DETAILS = {
     404: "There is nothing at this address. /openapi.json lists all addresses.",
     405: "This address does not support the method. The Allow header lists the methods that it supports.",
+    416: "The file is shorter than the range. Content-Range has its length: ask for less, or leave Range out.",
 }
 
 _MIN_VIDEO_BYTES = 1_000_000
@@ -241,6 +244,8 @@ def _field_summary(fields: Mapping[str, object]) -> str:
 
 
 def _handle_http_error(error: HTTPException) -> Response:
+    if isinstance(error, WebsocketMismatch):
+        return problem_response("not_found", "There is no WebSocket at this address. /api/ws takes texts.")
     if error.code is None or error.code < 400:
         return error.get_response(request.environ)  # type: ignore[return-value]
     if error.code >= 500:

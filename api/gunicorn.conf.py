@@ -185,6 +185,8 @@ limit_request_line = 8190  # the most that Gunicorn allows, and what proxies let
 reload = settings.debug
 loglevel = "debug" if settings.debug else settings.log_level.lower()
 control_socket_disable = True
+# By default SCRIPT_NAME, from a client of a proxy on this machine, changes the path after the proxy has checked it.
+forwarder_headers = ""
 worker_tmp_dir = _memory  # for the heartbeat
 
 

@@ -41,9 +41,11 @@ FULL_RETRY_AFTER_SECONDS = 60
 REPORT_SECONDS = 60.0
 """Time between two messages about the same trouble."""
 
+RETRY_HEADER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until to ask for the answer."}}
 HEADERS = {
     "Location": {"schema": {"type": "string"}, "description": "`/jobs/{id}`, which has the answer later."},
     "Preference-Applied": {"schema": {"type": "string"}, "example": "respond-async"},
+    **RETRY_HEADER,
 }
 """As the OpenAPI document describes them."""
 

@@ -9,6 +9,7 @@ from typing import cast
 
 from flask import json, request
 from marshmallow import ValidationError
+from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api import idempotency, log_fields
@@ -97,7 +98,7 @@ def load_options(schema: OptionsSchema, body: Mapping[str, object], *, partial: 
     Raises:
         ValidationError: They break the schema, or both have the same field.
     """
-    query = _join_nested(request.args.to_dict())
+    query = _join_nested(to_single_values(request.args))
     if query and isinstance(body, Mapping):
         errors = {name: ["Send it in the body."] for name in query if name in schema.body_only}
         errors |= {name: ["Send it once: in the body or in the query string."] for name in query if name in body}
@@ -147,20 +148,29 @@ def is_form() -> bool:
 
 
 def read_form() -> tuple[dict[str, str], list[bytes]]:
-    """Return the fields of the form, and the bytes of its `file` parts."""
+    """Return the fields of the form, and the bytes of its `file` parts. Raises ApiError or ValidationError."""
     _require_identity_encoding()
     _ = request.stream  # waits for a slot
     try:
         with stage("body"):
-            fields, files = request.form.to_dict(), request.files.getlist("file")
+            form, files = request.form, request.files.getlist("file")
     except RequestEntityTooLarge as error:
         if request_body.bytes_read() > (request.max_content_length or 0):
             raise
         raise ValidationError({"file": [_LARGE_FORM]}) from error
+    fields = to_single_values(form)
     # `api.middleware.request_body` keeps the parts in memory: this makes no copy.
     contents = [cast(io.BytesIO, file.stream).getvalue() for file in files]
     idempotency.begin([json.dumps(fields, sort_keys=True).encode(), *contents])
     return fields, contents
+
+
+def to_single_values(fields: MultiDict[str, str]) -> dict[str, str]:
+    """Return the fields of a form or a query string. Raises ValidationError for a field that is there repeatedly."""
+    counts = {name: len(values) for name, values in fields.lists() if len(values) > 1}
+    if counts:
+        raise ValidationError({name: [f"It was sent {count} times. Send it once."] for name, count in counts.items()})
+    return fields.to_dict()
 
 
 def has_body() -> bool:

@@ -6,7 +6,7 @@ from api.services import services
 
 _ALLOWED_HEADERS = (
     "authorization, x-api-key, date, x-date, x-client-id, x-request-id, idempotency-key, content-type, accept, prefer, "
-    "x-webhook-url"
+    "x-webhook-url, traceparent, tracestate"
 )
 _EXPOSED_HEADERS = (
     "x-request-id, retry-after, server-timing, x-next-cursor, x-history-id, x-mock, "

@@ -1,6 +1,9 @@
-"""Add headers that keep responses out of caches, and restrict pages to what this service serves itself."""
+"""Add headers that keep responses out of caches, pages to what this service serves, and redirects to their scheme."""
+
+from urllib.parse import urlsplit
 
 from flask import Flask, Response, request
+from werkzeug.routing import RequestRedirect
 
 from api.routes.pages import STUDIO_FOLDER, static_filename
 
@@ -29,6 +32,9 @@ def init_app(app: Flask) -> None:
 def _add_headers(response: Response) -> Response:
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Referrer-Policy"] = "no-referrer"
+    if isinstance(request.routing_exception, RequestRedirect):
+        # To the same host. Behind a proxy with TLS the scheme would be http, and a key would follow in the clear.
+        response.location = urlsplit(request.routing_exception.new_url)._replace(scheme="", netloc="").geturl()
     if static_filename() is None:
         response.headers.setdefault("Cache-Control", "no-store")
     if response.mimetype == "text/html":

@@ -29,8 +29,7 @@ def require_user() -> None:
     """Reject callers who have no history."""
     if services().history is None:
         raise ApiError("not_found", "This service keeps no history. Its operator can set HISTORY=on.")
-    # Only a preflight request has no caller here.
-    if g.caller is not None and g.caller.user is None:
+    if request.method != "OPTIONS" and g.caller.user is None:
         raise ApiError("forbidden", "A history belongs to a user, not to an API key. Send the user's token.")
 
 
@@ -104,7 +103,9 @@ def delete(entry_id: str) -> Response:
 @blueprint.doc(operationId="getHistoryMedia")
 @blueprint.response(200, {"type": "string", "format": "binary"}, content_type="image/*")
 @blueprint.alt_response(200, schema={"type": "string", "format": "binary"}, content_type="video/mp4", success=True)
-@blueprint.error_responses("forbidden", "not_found", "storage_unavailable")
+@blueprint.alt_response(206, description="The part that the header Range asks for.", success=True)
+@blueprint.alt_response(304, description="It is the one that If-None-Match names.", success=True)
+@blueprint.error_responses("forbidden", "not_found", "requested_range_not_satisfiable", "storage_unavailable")
 def media(entry_id: str, name: str) -> Response:
     """Return an image or a loop of one of my entries, whole or in byte ranges."""
     try:

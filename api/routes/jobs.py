@@ -21,7 +21,9 @@ blueprint = GuardedBlueprint("jobs", __name__, description="Calls that are answe
 @blueprint.route("/jobs/<job_id>", methods=["GET"])
 @blueprint.doc(operationId="getJob")
 @blueprint.response(200, JobSchema)
-@blueprint.alt_response(202, schema=JobSchema, description="It is not done yet.", success=True)
+@blueprint.alt_response(
+    202, schema=JobSchema, headers=jobs.RETRY_HEADER, description="It is not done yet.", success=True
+)
 @blueprint.error_responses("not_found", "storage_unavailable")
 def job(job_id: str) -> Response:
     """Return a job of mine: 202 while it waits or runs, then 200 with the answer, or with the error as a problem."""

@@ -9,12 +9,14 @@ from marshmallow import ValidationError
 from api.auth import authentication
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
-from api.request_parsing import has_body, read_json
+from api.request_parsing import has_body, read_json, to_single_values
 from api.schemas.fields import LoadedData
 from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
 from moodreel.storage.call_log import write_csv
 from moodreel.storage.database import Page
+
+_NEXT_CURSOR = {"description": "Beside CSV: `next_cursor`; absent on the last page.", "schema": {"type": "string"}}
 
 blueprint = GuardedBlueprint("logs", __name__, description="The call log")
 blueprint.before_request(authentication.require_admin)
@@ -22,7 +24,7 @@ blueprint.before_request(authentication.require_admin)
 
 @blueprint.route("/logs", methods=["GET"])
 @blueprint.doc(operationId="listCalls")
-@blueprint.response(200, LogsSchema)
+@blueprint.response(200, LogsSchema, headers={"x-next-cursor": _NEXT_CURSOR})
 @blueprint.alt_response(200, schema={"type": "string"}, content_type="text/csv", success=True)
 @blueprint.error_responses("bad_json", "ambiguous_filters", "too_large", "invalid_request", "overloaded")
 @blueprint.document_query(LogsQuery)
@@ -36,7 +38,7 @@ def logs() -> Response:
 
 
 def _filters() -> Mapping[str, object]:
-    in_query = request.args.to_dict()
+    in_query = to_single_values(request.args)
     if not has_body():
         return in_query
     in_body = read_json()

@@ -9,6 +9,9 @@ from zoneinfo import ZoneInfo
 from marshmallow import Schema, ValidationError, fields, validate
 from marshmallow.types import ErrorMessages
 
+_ZONES_OF_THE_HOST = ("localtime", "posixrules")
+"""Files beside those of the zones: settings of the machine, whatever zone it is in."""
+
 LoadedData = dict[str, Any]
 """Data that a schema has loaded and validated, by field."""
 
@@ -120,7 +123,10 @@ class TimeZone(fields.String):
     def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> ZoneInfo:  # type: ignore[override]
         try:
             # In a query string, the + of Etc/GMT+2 means a space.
-            return ZoneInfo(super()._deserialize(value, attr, data, **kwargs).replace(" ", "+"))
+            zone = ZoneInfo(super()._deserialize(value, attr, data, **kwargs).replace(" ", "+"))
+            if zone.key in _ZONES_OF_THE_HOST:
+                raise ValueError(zone.key)
+            return zone
         except ValidationError:
             raise
         except (ValueError, KeyError, OSError) as error:

@@ -32,7 +32,7 @@ from moodreel.errors import (
 from moodreel.faces.features import CropKind
 from moodreel.media import audio
 from moodreel.media.audio import AudioClip, AudioLimits
-from moodreel.media.container import audio_demuxer
+from moodreel.media.container import audio_demuxer, video_demuxer
 from moodreel.media.isolated import decode_audio, open_video
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
@@ -170,7 +170,8 @@ class ClipLoader:
         except (VideoCorrupt, VideoTooShort) as error:
             report.set_missing("video", CORRUPT, error)
         except UnsupportedMedia as error:
-            report.set_missing("video", UNSUPPORTED, error)
+            # In an unknown format there may be only sound: the error of the sound names both.
+            report.set_missing("video", UNSUPPORTED if video_demuxer(data) else NONE, error)
         else:
             report.timings |= video.timings
             return _FrameCrops(

@@ -252,6 +252,12 @@ def test_the_rate_limit_is_shared_by_all_workers(tmp_path_factory: pytest.TempPa
         assert requests.get(f"{server.url}/health", timeout=30).status_code == 200
 
 
+def test_no_header_changes_the_path(server: Server) -> None:
+    headers = {"SCRIPT_NAME": "/x"}
+    assert requests.get(f"{server.url}/health", headers=headers, timeout=30).status_code == 200
+    assert requests.get(f"{server.url}/x/metrics", headers=headers, timeout=30).status_code == 404
+
+
 ORIGIN = "https://app.example"
 PREFLIGHT = {
     "Origin": ORIGIN,
@@ -273,6 +279,7 @@ class TestCors:
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
         allowed = response.headers["Access-Control-Allow-Headers"].replace(" ", "").split(",")
         assert {"x-api-key", "x-date", "x-client-id", "x-request-id", "content-type"} <= set(allowed)
+        assert {"traceparent", "tracestate"} <= set(allowed), "a page can continue its trace (docs/operate.md)"
 
     @pytest.mark.parametrize("headers", [HEADERS, {}])
     def test_listed_origins_can_read_answers_and_rejections(self, cors_server: Server, headers: dict[str, str]) -> None:

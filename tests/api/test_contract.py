@@ -213,6 +213,12 @@ def test_a_slash_at_the_end_of_a_path_makes_no_difference(server: Server, method
     assert row["endpoint"] in (path, "/api/predict/"), "the log has one name for both"
 
 
+def test_a_double_slash_is_redirected_without_a_scheme(server: Server) -> None:
+    response = server.call("POST", "/api//text?model=fake", json={"text": "hello"}, allow_redirects=False)
+    assert (response.status_code, response.headers["Location"]) == (308, "/api/text?model=fake")
+    assert server.call("POST", "/api//text", json={"text": "hello"}).status_code == 200
+
+
 # --- forms of base64 ---
 
 BASE64_FORMS = {
@@ -483,6 +489,13 @@ SENTENCES: list[tuple[str, str, str, dict[str, Any], str]] = [
         "The header x-date is no date in ISO 8601",
     ),
     ("too large", "POST", "/predict", {"data": b"x" * 8_000_001}, "The body may have 8 MB. Send a shorter clip, or"),
+    (
+        "WebSocket",
+        "GET",
+        "/health",
+        {"headers": {"Connection": "Upgrade", "Upgrade": "websocket"}},
+        "There is no WebSocket at this address. /api/ws takes texts.",
+    ),
     ("large token", "POST", "/auth/verify-token", {"data": b"x" * 20_000}, "The body may have 16384 bytes."),
 ]
 

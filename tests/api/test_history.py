@@ -17,6 +17,7 @@ import pytest
 import requests
 from PIL import Image
 
+from api.error_examples import ERROR_EXAMPLES
 from moodreel.storage.history import History, HistoryEntry
 from tests.support import accounts, synthetic_frames, synthetic_video
 from tests.support.server import DATE, HEADERS, REAL_APP, Server, assert_start_fails, video_body, wait_until
@@ -325,6 +326,12 @@ def test_media_support_range_and_conditional_requests(server: Server, user: str)
     assert (unchanged.status_code, unchanged.content) == (304, b"")
     beyond = server.call("GET", url, headers={**as_user(user), "Range": "bytes=100-"})
     assert beyond.status_code == 416
+    problem = beyond.json()
+    assert problem["detail"] == ERROR_EXAMPLES[problem["code"]]
+    responses = server.call("GET", "/openapi.json").json()["paths"]["/api/history/{entry_id}/media/{name}"]["get"][
+        "responses"
+    ]
+    assert {"206", "304", "416"} <= responses.keys()
 
 
 def files(server: Server) -> list[Path]:
@@ -355,6 +362,12 @@ def test_a_deletion_with_filters_does_not_delete_everything(server: Server, user
 
 
 # --- the summary ---
+
+
+@pytest.mark.parametrize("zone", ["localtime", "posixrules", "Mars/Base"])
+def test_the_zone_of_the_server_is_no_time_zone(server: Server, user: str, zone: str) -> None:
+    response = call(server, user, "GET", f"/api/history/summary?tz={zone}")
+    assert response.json()["errors"] == {"tz": ["Not a time zone, such as Europe/Berlin."]}
 
 
 def test_the_summary_path_is_not_taken_for_an_entry_id(server: Server, user: str) -> None:
@@ -556,6 +569,13 @@ def test_no_clip_and_no_user_id_is_stored_in_plain_text(server: Server, user: st
         assert secret not in data and base64.b64encode(secret) not in data
         assert path.parent.name == "data" or entry.encode() not in data
     assert server.log_rows(endpoint="/api/history/<entry_id>")
+
+
+@pytest.mark.parametrize("path", ["/api/history", "/logs"])
+def test_every_caller_may_ask_for_the_methods_of_a_path(server: Server, user: str, path: str) -> None:
+    for headers in ({}, HEADERS, as_user(user)):
+        response = server.call("OPTIONS", path, headers=headers)
+        assert (response.status_code, "GET" in response.headers["Allow"]) == (200, True)
 
 
 def test_listed_origins_may_delete_and_read_the_id(tmp_path: Path) -> None:

@@ -112,6 +112,21 @@ def test_an_answer_names_what_it_always_has(document: dict[str, Any]) -> None:
     }
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status", "header"),
+    [
+        ("post", "/api/text", "200", "Idempotency-Replayed"),
+        ("post", "/predict", "202", "Retry-After"),
+        ("get", "/jobs/{job_id}", "202", "Retry-After"),
+        ("get", "/logs", "200", "x-next-cursor"),
+    ],
+)
+def test_headers_that_a_client_acts_on_are_documented(
+    document: dict[str, Any], method: str, path: str, status: str, header: str
+) -> None:
+    assert header in document["paths"][path][method]["responses"][status]["headers"]
+
+
 def test_every_error_has_an_example(document: dict[str, Any]) -> None:
     assert ERROR_EXAMPLES.keys() == STATUS.keys()
     for operation in operations(document):

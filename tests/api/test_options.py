@@ -101,3 +101,29 @@ def test_every_option_is_documented_for_body_form_and_query(server: Server) -> N
         assert not query & {"content", "encoding", "pictures"}
         assert query <= document["components"]["schemas"][schema]["properties"].keys()
         assert query <= content["multipart/form-data"]["schema"]["properties"].keys()
+
+
+@pytest.mark.parametrize("place", ["query", "form"])
+@pytest.mark.parametrize(
+    ("path", "name"), [("/thumbnail", "size"), ("/predict", "thumbnail.size"), ("/api/detect", "draw")]
+)
+def test_a_repeated_option_is_refused(server: Server, path: str, name: str, place: str) -> None:
+    options = [(name, "100"), (name, "200")]
+    response = server.call(
+        "POST",
+        path,
+        files={"file": CLIP},
+        params=options if place == "query" else [],
+        data=options if place == "form" else [],
+    )
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert response.json()["errors"] == {name: ["It was sent 2 times. Send it once."]}
+
+
+@pytest.mark.parametrize("path", ["/logs?limit=1&limit=2", "/auth/usage?tz=UTC&tz=Europe/Berlin"])
+def test_a_repeated_filter_is_refused(server: Server, path: str) -> None:
+    assert (
+        server.call("GET", path)
+        .json()["detail"]
+        .endswith("It was sent 2 times. Send it once. Correct it and send it again.")
+    )

@@ -197,6 +197,12 @@ def test_neutral_windows_weigh_less_but_an_all_neutral_text_has_a_result():
 # Emoji in words
 
 
+@pytest.mark.parametrize("line_break", ["\v", "\f", "\x1c", "\x1f", "\x85", "\u2028", "\r"])
+def test_every_line_break_separates_words(pipeline, line_break):
+    [expected, result] = pipeline.predict(["I am so sad", line_break.join(["I", "am", "so", "sad"])])
+    assert result.scores == pytest.approx(expected.scores, abs=1e-3)
+
+
 def test_emoji_become_their_names():
     assert normalize_text("so 😂").split() == ["so", "face", "with", "tears", "of", "joy"]
     assert normalize_text("👍🏿") == normalize_text("👍🏻") == normalize_text("👍")
