@@ -7,6 +7,7 @@ Source: draft-ietf-httpapi-idempotency-key-header-07.
 
 import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -63,7 +64,12 @@ def m001_answers(db: Connection) -> None:
     db.execute("create index idx_answers_created on answers (created)")
 
 
-SCHEMA = Schema("answers", (m001_answers,))
+def m002_worker(db: Connection) -> None:
+    """Store which process has claimed a key."""
+    db.execute("alter table answers add column worker text")
+
+
+SCHEMA = Schema("answers", (m001_answers, m002_worker))
 
 
 class AnswerStore:
@@ -88,6 +94,7 @@ class AnswerStore:
         self._clock = clock
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
+        self._worker = _identify_process(os.getpid())
         self._database = SqliteDatabase(
             path,
             SCHEMA,
@@ -99,7 +106,7 @@ class AnswerStore:
         self.prune()
 
     def claim(self, key: str, request: str) -> Answer | None:
-        """Return the answer to a request, or claim the key for it.
+        """Return the answer to a request, or claim the key for it. A claim ends with its process.
 
         Args:
             key: of the caller.
@@ -116,11 +123,13 @@ class AnswerStore:
         now = self._clock()
         with self._database.write() as db:
             self._delete_old(db)
-            row = db.execute("select request, status, headers, body from answers where key = ?", [key]).fetchone()
-            if row is None:
-                db.execute("insert into answers (key, created, request) values (?, ?, ?)", [key, now, request])
+            sql = "select request, status, headers, body, worker from answers where key = ?"
+            row = db.execute(sql, [key]).fetchone()
+            if row is None or (row[1] is None and self._has_died(row[4])):
+                sql = "insert or replace into answers (key, created, request, worker) values (?, ?, ?, ?)"
+                db.execute(sql, [key, now, request, self._worker])
                 return None
-        first, status, headers, body = row
+        first, status, headers, body, _ = row
         if first != request:
             raise KeyReused
         if status is None:
@@ -155,6 +164,13 @@ class AnswerStore:
         if left:
             self._prune_later()
 
+    def _has_died(self, worker: str | None) -> bool:
+        """Return whether a process is known to have ended; nothing is known of those of another container."""
+        if worker is None or self._worker is None:
+            return False
+        namespace, pid, _ = worker.split()
+        return namespace == self._worker.split()[0] and _identify_process(int(pid)) != worker
+
     def _delete_old(self, db: Database) -> None:
         now = self._clock()
         # Those of a later time are from before a restart of the machine.
@@ -178,3 +194,12 @@ class AnswerStore:
             self.prune()
         except AnswerStoreError as error:
             logger.error("%s", error)
+
+
+def _identify_process(pid: int) -> str | None:
+    """Return the namespace, id and start time of a process, which no later one shares; None where they are unknown."""
+    try:
+        started = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19].decode()
+        return f"{Path('/proc/self/ns/pid').readlink()} {pid} {started}"
+    except OSError:
+        return None

@@ -453,10 +453,17 @@ def _query(
             conditions.add(f"{column} = :{column}", **{column: int(value) if isinstance(value, bool) else value})
     conditions.add_time_range(filters.start, filters.end)
     if cursor is not None:
-        conditions.add_cursor(cursor, int)
+        conditions.add_cursor(cursor, _parse_id)
     if exclude_id is not None:
         conditions.add("id <> :exclude_id", exclude_id=exclude_id)
     return conditions.select_newest_first("calls"), conditions.arguments
+
+
+def _parse_id(text: str) -> int:
+    number = int(text)
+    if not 0 < number < 2**63:
+        raise ValueError("no id of a row")
+    return number
 
 
 def _to_public_row(row: Row) -> Row:

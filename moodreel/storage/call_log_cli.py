@@ -4,8 +4,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
+from datetime import datetime
 from pathlib import Path
 
 from moodreel.storage.call_log import COLUMNS, CallFilters, CallLog, CallLogError, write_csv
@@ -59,9 +60,13 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
         "--db", help=f"file or URL of the call log (default: LOG_DATABASE_URL, else LOG_PATH, else {DEFAULT_DB})"
     )
     filters = argparse.ArgumentParser(add_help=False, parents=[database])
-    filters.add_argument("--start", type=parse_start, metavar="DATE", help="ISO 8601, inclusive; UTC if without a zone")
-    filters.add_argument("--end", type=parse_end, metavar="DATE", help="the same; a date alone includes that day")
-    filters.add_argument("--status-code", type=int, help="HTTP status")
+    filters.add_argument(
+        "--start", type=_date(parse_start), metavar="DATE", help="ISO 8601, inclusive; UTC if without a zone"
+    )
+    filters.add_argument(
+        "--end", type=_date(parse_end), metavar="DATE", help="the same; a date alone includes that day"
+    )
+    filters.add_argument("--status-code", type=_parse_status, help="HTTP status")
     filters.add_argument("--success", type=_parse_bool, metavar="True|False", help="whether the call succeeded")
     for name in ("client-id", "endpoint", "request-id", "prediction", "modalities", "caller", "error", "model", "job"):
         filters.add_argument(f"--{name}", help="exact value")
@@ -149,6 +154,26 @@ _COMMANDS = {
 
 def _filters(options: argparse.Namespace) -> CallFilters:
     return CallFilters(**{item.name: getattr(options, item.name) for item in fields(CallFilters)})
+
+
+def _date(parse: Callable[[str], datetime]) -> Callable[[str], datetime]:
+    """Return a parser of dates whose error says how to write one."""
+
+    def parse_date(text: str) -> datetime:
+        try:
+            return parse(text)
+        except ValueError as error:
+            example = "such as 2025-08-16 or 2025-08-16T12:34:56Z"
+            raise argparse.ArgumentTypeError(f"must be a date in ISO 8601, {example}, not {text!r}") from error
+
+    return parse_date
+
+
+def _parse_status(text: str) -> int:
+    status = int(text) if text.isdecimal() and len(text) == 3 else 0
+    if not 100 <= status <= 599:
+        raise argparse.ArgumentTypeError(f"must be from 100 to 599, not {text!r}")
+    return status
 
 
 def _parse_days(text: str) -> float:

@@ -1,7 +1,7 @@
 """The store of answers: who may answer, how long and how many are kept, and over several processes."""
 
 import multiprocessing
-import time
+from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,8 @@ from tests.storage.conftest import Clock
 from tests.support.server import wait_until
 
 ANSWER = Answer(200, [("Content-Type", "application/json"), ("x-history-id", "1")], b'{"emotion": "Happy"}')
+
+LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Linux has /proc")
 
 
 @pytest.fixture
@@ -104,24 +106,44 @@ def test_the_oldest_of_too_many_are_deleted(
         store.claim("in flight", "request")
 
 
-def _claim(path: Path, results: "multiprocessing.Queue[str]") -> None:
+def _claim(path: Path, results: "multiprocessing.Queue[str]", end: Event) -> None:
     store = AnswerStore(path, seconds=60, call_seconds=100)
     try:
         results.put("claimed" if store.claim("key", "request") is None else "answered")
     except KeyInUse:
         results.put("in use")
-    time.sleep(0.1)
+    end.wait(60)
 
 
-def test_of_several_processes_one_claims_a_key(tmp_path: Path) -> None:
+@LINUX
+def test_of_several_processes_one_claims_a_key_until_it_is_killed(tmp_path: Path) -> None:
     context = multiprocessing.get_context("forkserver")
     results: multiprocessing.Queue[str] = context.Queue()
-    processes = [context.Process(target=_claim, args=(tmp_path / "answers.db", results)) for _ in range(4)]
+    end = context.Event()
+    arguments = (tmp_path / "answers.db", results, end)
+    processes = [context.Process(target=_claim, args=arguments) for _ in range(4)]
     for process in processes:
         process.start()
+    assert sorted(results.get(timeout=60) for _ in processes) == ["claimed", "in use", "in use", "in use"]
+    store = AnswerStore(tmp_path / "answers.db", seconds=60, call_seconds=100)
+    with pytest.raises(KeyInUse):
+        store.claim("key", "request")
     for process in processes:
+        process.kill()
         process.join(60)
-    assert sorted(results.get(timeout=10) for _ in processes) == ["claimed", "in use", "in use", "in use"]
+    assert store.claim("key", "request") is None
+    with pytest.raises(KeyInUse):
+        store.claim("key", "request")
+
+
+@LINUX
+@pytest.mark.parametrize(("namespace", "dead"), [("own", True), ("pid:[1]", False)])
+def test_a_process_that_got_the_id_of_the_claimant_does_not_hold_its_claim(
+    store: AnswerStore, namespace: str, dead: bool
+) -> None:
+    own, pid, _ = str(store._worker).split()
+    claimant = f"{own if namespace == 'own' else namespace} {pid} 1"
+    assert store._has_died(claimant) is dead
 
 
 def test_a_file_that_cannot_be_used_is_an_error_for_operators(tmp_path: Path) -> None:

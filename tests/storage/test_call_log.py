@@ -13,6 +13,7 @@ import pytest
 
 from moodreel.storage import call_log
 from moodreel.storage.call_log import Call, CallFilters, CallLog, CallLogError, CallOutcome
+from moodreel.storage.database import encode_cursor
 from moodreel.storage.timestamps import format_timestamp, parse_end, parse_start
 
 NOON = datetime(2025, 8, 16, 12, tzinfo=UTC)
@@ -160,7 +161,11 @@ def test_the_last_page_has_no_next_cursor(log: CallLog) -> None:
     assert log.select(limit=2).next_cursor is not None
 
 
-@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "MjAyNQ", "bm90LWEtZGF0ZSA3", "é"])
+TOO_LARGE = encode_cursor({"timestamp": "2025-01-01T00:00:00.000000Z", "id": 2**63})
+"""SQLite has no such id."""
+
+
+@pytest.mark.parametrize("cursor", ["", "x", "!!!!", "MjAyNQ", "bm90LWEtZGF0ZSA3", "é", TOO_LARGE])
 def test_an_invalid_cursor_is_rejected(log: CallLog, cursor: str) -> None:
     with pytest.raises(ValueError, match="cursor"):
         log.select(cursor=cursor)

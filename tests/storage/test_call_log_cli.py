@@ -76,6 +76,22 @@ def test_prune_rejects_invalid_days(log: CallLog, days: str) -> None:
     assert len(log.select().rows) == 3
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("--status-code", "99999999999999999999", "must be from 100 to 599"),
+        ("--start", "2025-13-01", "must be a date in ISO 8601, such as"),
+        ("--end", "yesterday", "must be a date in ISO 8601, such as"),
+    ],
+)
+def test_the_error_of_a_wrong_filter_says_how_to_write_it(
+    log: CallLog, capsys: pytest.CaptureFixture[str], option: str, value: str, message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["list", "--db", str(log.location), option, value])
+    assert message in capsys.readouterr().err
+
+
 def test_the_error_of_a_missing_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["list", "--db", str(tmp_path / "none.db")]) == 1
     assert "There is no call log" in capsys.readouterr().err
