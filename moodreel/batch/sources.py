@@ -40,7 +40,8 @@ def list_sources(source: str, output: OutputFolder) -> list[str]:
             names = sorted(name for name, info in files.glob(path, detail=True).items() if info["type"] == "file")
     except Exception as error:  # each storage library raises its own exceptions
         raise BatchError(f"{source} cannot be listed: {error!r}") from error
-    urls = [str(files.unstrip_protocol(name)) for name in names]
+    # A name that is not UTF-8 has no place in a row; escaped, the file cannot be read, but is reported.
+    urls = [str(files.unstrip_protocol(name)).encode(errors="backslashreplace").decode() for name in names]
     urls = [url for url in urls if not url.startswith(output.url + "/")]
     if not urls:
         raise BatchError(f"{source} has no videos. Name a folder, a file or a pattern such as '{source}/**/*.mp4'.")
