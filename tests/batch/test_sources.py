@@ -42,6 +42,10 @@ def test_a_folder_lists_its_videos_but_neither_hidden_files_nor_the_output(files
     assert list_sources(f"{files}/2024/[1]", OutputFolder(f"{files}/moods")) == [f"{files}/2024/[1]/c.webm"]
 
 
+def test_a_source_may_be_in_the_output(files: str) -> None:
+    assert list_sources(f"{files}/2025", OutputFolder(files)) == [f"{files}/2025/a.MOV", f"{files}/2025/b.mp4"]
+
+
 def test_a_pattern_lists_the_files_that_it_matches(files: str) -> None:
     assert list_sources(f"{files}/2025/*.t*", OutputFolder(f"{files}/moods")) == [f"{files}/2025/notes.txt"]
     assert list_sources(f"{files}/**/?.mp4", OutputFolder(f"{files}/moods")) == [f"{files}/2025/b.mp4"]
