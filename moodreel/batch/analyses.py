@@ -105,9 +105,12 @@ class Analyses:
 
     def _open(self) -> pds.Dataset | None:
         files = self._output.files
-        files.invalidate_cache()
-        if not files.exists(self._path):
-            return None
+        try:
+            files.invalidate_cache()
+            if not files.exists(self._path):
+                return None
+        except Exception as error:  # each storage library raises its own exceptions
+            raise BatchError(f"{self._output.url} cannot be read: {error!r}") from error
         days = pds.partitioning(pa.schema([("day", pa.string())]), flavor="hive")
         try:
             return pds.dataset(self._path, ROW_SCHEMA, "parquet", filesystem=files, partitioning=days)

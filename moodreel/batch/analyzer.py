@@ -12,15 +12,13 @@ import pyarrow as pa
 from moodreel.batch.analyses import ROW_SCHEMA, UNKNOWN_DAY
 from moodreel.batch.errors import BatchError
 from moodreel.batch.filesystem import OutputFolder
-from moodreel.batch.sources import find_day, read_source
+from moodreel.batch.sources import LOOPS, find_day, read_source
 from moodreel.errors import MoodreelError
 from moodreel.models.model_card import DIARY
 from moodreel.pipelines.boomerang import LoopOptions
 
 logger = logging.getLogger(__name__)
 
-LOOPS = "loops"
-"""Folder of loops and posters."""
 STOPPED = "stopped"
 """In place of the code of an error: the batch cannot go on, `detail` says why."""
 

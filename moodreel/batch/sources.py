@@ -16,6 +16,8 @@ from moodreel.media.recording_time import recording_time
 
 VIDEO_SUFFIXES = frozenset({".3gp", ".avi", ".gif", ".m4v", ".mkv", ".mov", ".mp4", ".webm"})
 """Files of a folder that are analyzed. A pattern decides by itself."""
+LOOPS = "loops"
+"""Folder of the output for loops and posters."""
 _DATE = re.compile(r"(?<!\d)((?:19|20)\d\d)([-_.]?)(0[1-9]|1[0-2])\2(0[1-9]|[12]\d|3[01])(?!\d{1,5}(?:\D|$))")
 """A date in the name of a file, as cameras, phones and messengers write it: VID_20250331_221500.mp4."""
 
@@ -40,8 +42,9 @@ def list_sources(source: str, output: OutputFolder) -> list[str]:
             names = sorted(name for name, info in files.glob(path, detail=True).items() if info["type"] == "file")
     except Exception as error:  # each storage library raises its own exceptions
         raise BatchError(f"{source} cannot be listed: {error!r}") from error
-    urls = [str(files.unstrip_protocol(name)) for name in names]
-    urls = [url for url in urls if not url.startswith(output.url + "/")]
+    # A name that is not UTF-8 has no place in a row; escaped, the file cannot be read, but is reported.
+    urls = [str(files.unstrip_protocol(name)).encode(errors="backslashreplace").decode() for name in names]
+    urls = [url for url in urls if not url.startswith(f"{output.url}/{LOOPS}/")]
     if not urls:
         raise BatchError(f"{source} has no videos. Name a folder, a file or a pattern such as '{source}/**/*.mp4'.")
     return urls

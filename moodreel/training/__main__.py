@@ -6,6 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import torch
+from safetensors import SafetensorError
 
 from moodreel.errors import MoodreelError
 from moodreel.training.cli import calibrate, compare, evaluate, explain, export, extract, train
@@ -23,6 +24,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.run(args)
     except MoodreelError as error:
         sys.exit(f"{NAME}: {error}")
+    except SafetensorError as error:
+        sys.exit(f"{NAME}: The weights cannot be written: {error}; make room on their disk, or name another folder.")
     except OSError as error:  # a folder that is a file, no rights, a full disk
         sys.exit(f"{NAME}: {error.filename or 'A file'}: {error.strerror or error}; repair it or name another.")
     except KeyboardInterrupt:

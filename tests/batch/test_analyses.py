@@ -1,5 +1,6 @@
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -90,6 +91,17 @@ def test_half_a_file_is_never_read(analyses: Analyses, folder: str) -> None:
     for use in (lambda: stored(analyses), lambda: analyses.drop({"a"}, errors_only=False)):
         with pytest.raises(BatchError, match=r"day=2025-03-31/0\.parquet"):
             use()
+
+
+def test_a_storage_that_refuses_is_an_error_of_the_batch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = OutputFolder(str(tmp_path))
+
+    def refuse(path: str) -> bool:
+        raise RuntimeError("Unable to locate credentials")
+
+    monkeypatch.setattr(output.files, "exists", refuse)
+    with pytest.raises(BatchError, match=r"cannot be read: .*Unable to locate credentials"):
+        list(Analyses(output).read())
 
 
 def test_a_summary_counts_files_emotions_errors_and_days() -> None:

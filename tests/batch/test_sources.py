@@ -1,3 +1,4 @@
+import os
 from datetime import UTC, date, datetime
 from pathlib import Path
 from zoneinfo import ZoneInfo
@@ -41,6 +42,10 @@ def test_a_folder_lists_its_videos_but_neither_hidden_files_nor_the_output(files
     assert list_sources(f"{files}/2024/[1]", OutputFolder(f"{files}/moods")) == [f"{files}/2024/[1]/c.webm"]
 
 
+def test_a_source_may_be_in_the_output(files: str) -> None:
+    assert list_sources(f"{files}/2025", OutputFolder(files)) == [f"{files}/2025/a.MOV", f"{files}/2025/b.mp4"]
+
+
 def test_a_pattern_lists_the_files_that_it_matches(files: str) -> None:
     assert list_sources(f"{files}/2025/*.t*", OutputFolder(f"{files}/moods")) == [f"{files}/2025/notes.txt"]
     assert list_sources(f"{files}/**/?.mp4", OutputFolder(f"{files}/moods")) == [f"{files}/2025/b.mp4"]
@@ -58,6 +63,11 @@ def test_a_local_path_is_listed_as_a_url_from_anywhere(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     assert list_sources(".", OutputFolder("out")) == list_sources(str(tmp_path), OutputFolder("out"))
     assert list_sources(".", OutputFolder("out")) == [f"file://{tmp_path}/a.mp4"]
+
+
+def test_a_name_that_is_not_utf_8_is_listed_escaped(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"\xff.mp4")).write_bytes(b"data")
+    assert list_sources(str(tmp_path), OutputFolder("out")) == [rf"file://{tmp_path}/\udcff.mp4"]
 
 
 def test_an_unknown_scheme_is_an_error() -> None:

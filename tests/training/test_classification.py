@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from moodreel.emotions import EIGHT, SEVEN
 from moodreel.errors import DataInvalid
@@ -21,11 +22,12 @@ from moodreel.models.networks import efficientnet_lite
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation
+from moodreel.training.cli import export
 from moodreel.training.data.dataset import Dataset, pair_with_faces
 from moodreel.training.data.examples import Example
 from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import Split, split
-from moodreel.training.engine import trainer
+from moodreel.training.engine import checkpoint, trainer
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig, fit
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
@@ -39,6 +41,7 @@ from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.face_architectures import CropInputs, PortraitInputs, TrackInputs
 from moodreel.training.experiment.recipe import STORE
 from moodreel.training.experiment.runner import training_phases
+from moodreel.training.export.model_folder import write_json
 from tests.support import ravdess, synthetic_frames
 from tests.support.whisper_weights import random_arrays, write_ctranslate2
 
@@ -326,6 +329,23 @@ def test_resumed_run_ends_with_the_same_weights(image_folder, cache, trained, tm
     assert resumed["metrics"] == whole["metrics"]
 
 
+def test_an_overwritten_run_that_stops_leaves_no_checkpoint_of_the_older_one(
+    image_folder, cache, tmp_path, monkeypatch
+):
+    out = tmp_path / "out"
+    for folder in (out, out / "fold-2"):
+        folder.mkdir()
+        (folder / "checkpoint.pt").write_text("an older run's")
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(ClassificationTask, "sample_batch", interrupted)
+    with pytest.raises(SystemExit):
+        run(out, f"images:{image_folder}", cache, "--folds", "2", "--overwrite")
+    assert not list(out.rglob("checkpoint.pt"))
+
+
 def test_split_by_person_separates_persons(image_folder):
     data = open_dataset(f"images:{image_folder}")
     by_person = data.split(0.25)
@@ -485,7 +505,7 @@ def test_pairing_names_labels_without_faces(recordings):
             ["improved-cnn", "--data", "{image_folder}", "--grad-accumulation", "0"],
             "--grad-accumulation takes 1 or more; 0 is not",
         ),
-        (["improved-cnn", "--data", "{image_folder}", "--seed", "-1"], "--seed takes 0 or more; -1 is not"),
+        (["improved-cnn", "--data", "{image_folder}", "--seed", "-1"], "--seed takes 0 or more, .*; -1 is not"),
         (["improved-cnn", "--data", "{image_folder}", "--lr", "nan"], "--lr takes more than 0; nan is not"),
         (
             ["improved-cnn", "--data", "{image_folder}", "--val-fraction", "0"],
@@ -501,6 +521,8 @@ def test_pairing_names_labels_without_faces(recordings):
         ),
         (["improved-cnn", "--data", "{one}"], "one has one label, happy; a classifier needs two"),
         (["improved-cnn", "--data", "{image_folder}", "--folds", "2", "--patience", "3"], "omit --patience with folds"),
+        (["improved-cnn", "--data", "{image_folder}", "--seed", "1" + 30 * "0"], "--seed takes 0 or more, up to"),
+        (["emotimesh", "--data", "{faceless}"], "0 of 4 images can be trained on, .* no face or sound was found"),
         (
             ["improved-cnn", "--data", "{recordings}"],
             "improved-cnn reads images, and RAVDESS, audio holds audio",
@@ -514,7 +536,11 @@ def test_pairing_names_labels_without_faces(recordings):
 def test_invalid_options_and_data_are_refused(words, reason, image_folder, recordings, cache, tmp_path):
     (tmp_path / "one").mkdir()
     shutil.copytree(image_folder / "happy", tmp_path / "one" / "happy")
+    for name in ("happy/1", "happy/2", "sad/3", "sad/4"):
+        (tmp_path / "faceless" / name).parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "faceless" / f"{name}.png"), np.full((32, 32, 3), 60 * int(name[-1]), np.uint8))
     sets = {"image_folder": f"images:{image_folder}", "one": f"pictures:{tmp_path / 'one'}"}
+    sets["faceless"] = f"images:{tmp_path / 'faceless'}"
     words = [word.format(**sets, recordings=f"ravdess-audio:{recordings}") for word in words]
     with pytest.raises(SystemExit, match=reason):
         main(["train", *words, "--out", str(tmp_path / "out"), "--cache", str(cache)])
@@ -525,6 +551,7 @@ def test_invalid_options_and_data_are_refused(words, reason, image_folder, recor
     [
         ("--weights", "bf16", "choose from 'float32', 'float16', 'int8'"),
         ("--bf16", "yes", "'yes' is not 1, 0, true or false"),
+        ("--threads", "0", "'0' is not a whole number, 1 or more"),
     ],
 )
 def test_invalid_values_are_refused_by_the_parser(option, value, message, tmp_path, capsys):
@@ -545,6 +572,31 @@ def test_refused_command_keeps_the_log_of_an_older_model(image_folder, tmp_path)
     with pytest.raises(SystemExit, match="--model-arg takes NAME=VALUE"):
         main(f"train improved-cnn --data images:{image_folder} --out {tmp_path} --model-arg hidden".split())
     assert (tmp_path / "train.log").read_text() == "an older log"
+
+
+def test_a_full_disk_ends_in_one_line(tmp_path, monkeypatch):
+    def full(*_, **__):
+        raise RuntimeError("unexpected pos 387264 vs 387160")
+
+    checkpoint.save(tmp_path / "checkpoint.pt", {"step": 1})
+    with monkeypatch.context() as patch, pytest.raises(DataInvalid, match="make room on its disk, and continue"):
+        patch.setattr(torch, "save", full)
+        checkpoint.save(tmp_path / "checkpoint.pt", {"step": 2})
+    assert torch.load(tmp_path / "checkpoint.pt") == {"step": 1}
+
+    def unwritten(args):
+        raise SafetensorError("No space left on device")
+
+    monkeypatch.setattr(export, "run", unwritten)
+    with pytest.raises(SystemExit, match="No space left on device; make room on their disk"):
+        main(["export", "vit", "--weights", "int8", "--data", "images:nowhere", "--out", str(tmp_path / "out")])
+
+
+def test_a_model_json_that_cannot_be_written_stays_as_it_was(tmp_path):
+    write_json(tmp_path, {"name": "mine"})
+    with pytest.raises(UnicodeEncodeError):
+        write_json(tmp_path, {"name": "\udcff"})
+    assert json.loads((tmp_path / "model.json").read_text()) == {"name": "mine"}
 
 
 def test_operating_system_errors_end_in_one_line(image_folder, tmp_path):

@@ -150,5 +150,11 @@ def test_existing_files_are_overwritten_only_on_request(tmp_path):
     with pytest.raises(DataInvalid, match="holds files already"):
         check_out(tmp_path, overwrite=False)
     check_out(tmp_path, overwrite=True)
+    check_out(tmp_path, overwrite=False, resume=True)
+    (tmp_path / "model.json").write_text("{}")
+    with pytest.raises(DataInvalid, match="holds files already"):
+        check_out(tmp_path, overwrite=False, resume=True)
+    (tmp_path / "checkpoint.pt").write_text("")
+    check_out(tmp_path, overwrite=False, resume=True)
     with pytest.raises(DataInvalid, match="store of shipped models"):
         check_out(STORE / "vit", overwrite=True)

@@ -2,6 +2,7 @@
 
 import ast
 import csv
+import os
 import zlib
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from moodreel.training.augmentation.pseudo_sequences import (
     fit_deformation,
 )
 from moodreel.training.data.dataset import IMAGES
+from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip
 from moodreel.training.data.ferplus import (
     VOTE_LABELS_FIVE,
@@ -320,6 +322,17 @@ def test_unknown_labels_and_broken_images_are_named(tmp_path):
     (tmp_path / "sad" / "torn.jpg").write_bytes(b"\xff\xd8\xff")
     with pytest.raises(DataInvalid, match=r"sad/torn\.jpg"):
         ImageSequence(read_folders(tmp_path, IMAGES, labels=FIVE))[0]
+
+
+def test_names_that_are_not_utf_8_are_read_or_refused(tmp_path):
+    write_pictures(tmp_path, happy__a=100, sad__b=100)
+    image = next((tmp_path / "happy").iterdir())
+    image.rename(image.parent / os.fsdecode(b"\xff.png"))
+    [image] = ImageSequence([Example("happy", path) for path in (tmp_path / "happy").iterdir()])
+    assert image.shape[2] == 3
+    (tmp_path / "happy").rename(tmp_path / os.fsdecode(b"happ\xff"))
+    with pytest.raises(DataInvalid, match=r"happ\\udcff' is not UTF-8; rename it"):
+        read_folders(tmp_path, IMAGES)
 
 
 def test_groups_are_read_and_ungrouped_images_counted(tmp_path, caplog):

@@ -8,7 +8,7 @@ import numpy as np
 
 from moodreel.errors import DataInvalid
 from moodreel.training.cli.deprecated import add_deprecated
-from moodreel.training.cli.options import Commands, add_common, add_data, add_out, check_out
+from moodreel.training.cli.options import Commands, add_common, add_data, add_out, at_least, check_out
 from moodreel.training.comparison.compare import compare
 from moodreel.training.comparison.face_sheets import draw_faces
 from moodreel.training.comparison.report import PAGE, TEXT, write_report
@@ -41,7 +41,12 @@ def add_parser(commands: Commands) -> None:
     test_fraction = add("--test-fraction", type=float, metavar="FLOAT", help=help)
     help = "split by person or at random (which leaks); default: person"
     split_by = add("--split-by", choices=SPLIT_BY, default="", help=help)
-    add("--seed", type=int, default=0, help="of the split and of the bootstrap (default: %(default)s)")
+    add(
+        "--seed",
+        type=at_least(0),
+        default=0,
+        help="of the split and of the bootstrap (default: %(default)s)",
+    )
     add("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
     help = "training examples to measure the generalization gap on, 0 for none (default: %(default)s)"
     add("--gap-sample", type=int, default=1000, help=help)

@@ -7,7 +7,7 @@ from PIL import Image
 
 from moodreel.errors import DataInvalid
 from moodreel.media.image import IMAGE_FORMATS
-from moodreel.training.cli.options import Commands, add_common, add_out, check_out
+from moodreel.training.cli.options import Commands, add_common, add_out, at_least, check_out
 from moodreel.training.data.loading import DataContext
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
@@ -27,7 +27,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("model", help="a name in the store, or a model's folder")
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help=IMAGE_FORMATS)
     parser.add_argument("--data", help="NAME:PATH of a data set of images, whose labels are written beside")
-    parser.add_argument("--count", type=int, default=MAX_SHEET_FACES, help="its held-out images (default: %(default)s)")
+    help = "its held-out images (default: %(default)s)"
+    parser.add_argument("--count", type=at_least(1), default=MAX_SHEET_FACES, help=help)
     parser.add_argument("--label", help="explain this label, not the predicted one")
     add_out(parser, "the folder to write to")
     add_common(parser)

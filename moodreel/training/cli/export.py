@@ -7,7 +7,7 @@ import numpy as np
 
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
-from moodreel.training.cli.options import Commands, add_common, add_data, add_out, check_out
+from moodreel.training.cli.options import Commands, add_common, add_data, add_out, at_least, check_out
 from moodreel.training.data.label_mapping import common_labels, mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
@@ -27,7 +27,8 @@ def add_parser(commands: Commands) -> None:
     add_out(parser, "a new or empty folder; its name is the model's")
     parser.add_argument("--weights", choices=PRECISIONS, required=True, help="the data type of the weights")
     add_data(parser, "a data set, whose held-out part is measured on")
-    parser.add_argument("--count", type=int, default=1000, help="at most so many examples, 0 for all (default: 1000)")
+    help = "at most so many examples, 0 for all (default: %(default)s)"
+    parser.add_argument("--count", type=at_least(0), default=1000, help=help)
     add_common(parser)
     parser.set_defaults(run=run)
 

@@ -1,7 +1,7 @@
 """Command-line options that are made from options dataclasses, and those that several verbs have."""
 
 import argparse
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,9 +55,8 @@ def add_common(parser: argparse.ArgumentParser, *, cache: bool = True) -> argpar
     """Add --device, --threads and --cache. Returns --device."""
     help = "where to compute (default: %(default)s)"
     device = parser.add_argument("--device", choices=DEVICES, default="auto", help=help)
-    parser.add_argument(
-        "--threads", type=int, default=1, help="CPU threads of torch and the face landmarker (default: 1)"
-    )
+    help = "CPU threads of torch and the face landmarker (default: 1)"
+    parser.add_argument("--threads", type=at_least(1), default=1, help=help)
     if cache:
         help = "folder that caches detected faces (default: %(default)s)"
         parser.add_argument("--cache", type=Path, default=Path("runs/cache"), help=help)
@@ -87,6 +86,17 @@ def parse_flag(text: str) -> bool:
     return flags[text.lower()]
 
 
+def at_least(low: int) -> Callable[[str], int]:
+    """Make an argparse type: a whole number from `low`."""
+
+    def parse(text: str) -> int:
+        if not text.strip().isdecimal() or int(text) < low:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, {low} or more")
+        return int(text)
+
+    return parse
+
+
 def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Protect what a verb would write over.
 
@@ -96,11 +106,12 @@ def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
         resume: Whether an interrupted training goes on in it.
 
     Raises:
-        DataInvalid: It is a shipped model, or holds files, such as an interrupted training.
+        DataInvalid: It is a shipped model, or holds files, such as an interrupted training, or a finished model without
+            a checkpoint to go on from.
     """
     if out.resolve().is_relative_to(STORE.resolve()):
         raise DataInvalid(f"{out} is in the store of shipped models; write to another folder, and copy it.")
-    if resume or overwrite:
+    if overwrite or (resume and (list_checkpoints(out) or not (out / CARD_FILE).is_file())):
         return
     if is_unfinished(out):
         raise DataInvalid(f"{out} holds an interrupted training: continue it with --resume, or use --overwrite.")
@@ -112,5 +123,9 @@ def is_unfinished(out: Path) -> bool:
     """Tell whether a folder has a checkpoint newer than its model: model.json is written last."""
     card = out / CARD_FILE
     written = card.stat().st_mtime_ns if card.is_file() else 0
-    checkpoints = [out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}")]
-    return any(path.stat().st_mtime_ns > written for path in checkpoints if path.is_file())
+    return any(path.stat().st_mtime_ns > written for path in list_checkpoints(out))
+
+
+def list_checkpoints(out: Path) -> list[Path]:
+    """List the checkpoints of a training and of its folds."""
+    return [path for path in (out / CHECKPOINT, *out.glob(f"fold-*/{CHECKPOINT}")) if path.is_file()]

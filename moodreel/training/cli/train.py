@@ -12,7 +12,7 @@ from typing import Any
 
 from moodreel.errors import DataInvalid
 from moodreel.training.cli.deprecated import GPU, MODEL_ARGUMENTS, add_deprecated, notice
-from moodreel.training.cli.options import Commands, add_common, add_fields, add_out, check_out
+from moodreel.training.cli.options import Commands, add_common, add_fields, add_out, check_out, list_checkpoints
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import DATASETS
 from moodreel.training.engine.device import resolve_device
@@ -75,6 +75,8 @@ def run(preset: Preset, args: argparse.Namespace) -> None:
     # Everything that can be wrong, before the folder is touched.
     start = recipe.prepare(request)
     if recipe.writes_model:
+        for path in [] if args.resume else list_checkpoints(args.out):
+            path.unlink()  # of an older run: after a stop, --resume would take it for one of this run
         _open_log(args.out, append=args.resume)
     # Not the request itself: train.log is published with the model, and has no paths of this machine.
     logger.info("%s\n%s", request.command, request.record())

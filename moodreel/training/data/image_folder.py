@@ -96,6 +96,8 @@ def _list_by_label(
     if not folder.is_dir():
         raise DataInvalid(f"There is no folder {folder}.")
     for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
+        if subfolder.name != subfolder.name.encode(errors="replace").decode():
+            raise DataInvalid(f"The name of the folder {str(subfolder)!a} is not UTF-8; rename it.")
         label = subfolder.name if labels is None else map_label(subfolder.name, labels)
         for path in sorted(path for path in subfolder.rglob("*") if path.is_file() and not path.name.startswith(".")):
             if label is None:

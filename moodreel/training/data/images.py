@@ -50,13 +50,10 @@ Images = np.ndarray | ImageSequence
 
 def _decode(media: Path | bytes | str) -> np.ndarray:
     try:
-        if isinstance(media, str):
-            image = None  # a text
-        elif isinstance(media, bytes):
-            image = cv2.imdecode(np.frombuffer(media, np.uint8), cv2.IMREAD_COLOR_RGB)
-        else:
-            image = cv2.imread(str(media), cv2.IMREAD_COLOR_RGB)
-    except cv2.error:
+        # Not cv2.imread, which ends the process where a name is not UTF-8.
+        data = media.read_bytes() if isinstance(media, Path) else media
+        image = None if isinstance(data, str) else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except (cv2.error, OSError):
         image = None
     if image is None:
         name = media if isinstance(media, Path) else "An example of the set"

@@ -38,10 +38,16 @@ def _is_plain(value: object) -> bool:
 
 
 def save(path: Path, state: State) -> None:
-    """Write a checkpoint atomically."""
+    """Write a checkpoint atomically. Raises DataInvalid where that is not possible; the last one stays."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".new")
-    torch.save(state, partial)
+    try:
+        torch.save(state, partial)
+    except RuntimeError as error:  # PyTorch's for a full disk, too
+        partial.unlink(missing_ok=True)
+        raise DataInvalid(
+            f"{path} cannot be written; make room on its disk, and continue with the same command and --resume."
+        ) from error
     partial.replace(path)
 
 
@@ -54,7 +60,7 @@ def read_checkpoint(path: Path) -> State:
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)
         state["about"], state["network"]
-    except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, EOFError) as error:
+    except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, TypeError, EOFError) as error:
         raise DataInvalid(
             f"{path} is no checkpoint of this program, or broken; train without --resume, or where --audio-checkpoint "
             "named its run, name another."

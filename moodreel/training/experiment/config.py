@@ -9,6 +9,8 @@ from moodreel.training.engine.schedule import SCHEDULES
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.experiment.options import Options, option
 
+MAX_SEED = 2**31 - 1
+
 
 @dataclass(frozen=True)
 class TrainConfig(Options):
@@ -20,7 +22,7 @@ class TrainConfig(Options):
         DataInvalid: A value is out of its range.
     """
 
-    seed: int = option(0, "seed of all random numbers", "[0, inf)")
+    seed: int = option(0, "seed of all random numbers", f"[0, {MAX_SEED}]")
     epochs: int = option(20, "how often each example is shown", "[1, inf)", old="faces-epochs")
     steps: int = option(1000, "weight updates of the main phase", "[1, inf)")
     batch_size: int = option(64, "examples in a batch", "[1, inf)", old="batch faces faces-batch")

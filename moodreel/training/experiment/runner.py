@@ -108,6 +108,11 @@ class ClassificationRecipe(Recipe):
     def _run(self, request: ClassificationRequest, adapter: ArchitectureAdapter, data: Dataset) -> str:
         inputs, usable = adapter.load_inputs(data, request)
         logger.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
+        if len(np.unique(data.truth[usable])) < 2:
+            raise DataInvalid(
+                f"{int(usable.sum())} of {len(usable)} {data.media} can be trained on, and they have fewer than two "
+                "labels: in the others no face or sound was found. Check the files."
+            )
         experiment = Experiment(request, adapter, data, inputs, usable)
         result = experiment.cross_validate() if request.options.folds else experiment.train_once()
         _write_card(request, data, result)

@@ -39,5 +39,7 @@ def evaluation_command(name: str, data: str) -> str:
 
 
 def write_json(out: Path, card: dict[str, Any]) -> None:
-    """Write a folder's model.json."""
-    (out / CARD_FILE).write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    """Write a folder's model.json atomically: without it the folder is no model any more."""
+    made = out / f"{CARD_FILE}.new"
+    made.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    made.replace(out / CARD_FILE)
