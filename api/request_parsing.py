@@ -211,14 +211,17 @@ def _join_nested(fields: Mapping[str, str]) -> dict[str, object]:
     """Join `object.field` or `object[field]` of a form or a query string to objects.
 
     Raises:
-        ValidationError: The object itself is there as well, and is not just `true`.
+        ValidationError: The object itself is there as well, and is not just `true`; or a field is there in both ways.
     """
     joined: dict[str, object] = {}
     objects: dict[str, dict[str, object]] = {}
     for name, value in fields.items():
         match = _NESTED_NAME.fullmatch(name)
         if match:
-            objects.setdefault(match[1], {})[match[2] or match[3]] = value
+            options, option = objects.setdefault(match[1], {}), match[2] or match[3]
+            if option in options:
+                raise ValidationError({f"{match[1]}.{option}": ["It was sent 2 times. Send it once."]})
+            options[option] = value
         else:
             joined[name] = value
     # `thumbnail=true` beside `thumbnail.size=240` says nothing more.

@@ -115,6 +115,16 @@ def test_a_loop_and_its_options_do_not_contradict_each_other(server: Server, val
     assert response.json()["errors"] == {"thumbnail": ["Send it once: as one object, or one option each."]}
 
 
+@pytest.mark.parametrize("place", ["params", "data"])
+def test_an_option_of_the_loop_in_both_ways_to_write_it_is_refused(server: Server, place: str) -> None:
+    options = {"thumbnail.size": "100", "thumbnail[size]": "200"}
+    response = server.call("POST", "/predict", files={"file": CLIP}, **{place: options})
+    assert (response.status_code, response.json()["errors"]) == (
+        422,
+        {"thumbnail.size": ["It was sent 2 times. Send it once."]},
+    )
+
+
 def test_one_call_is_one_row_of_the_log(server: Server) -> None:
     response = server.post("/predict", CLIP, thumbnail=True)
     [row] = server.log_rows(request_id=response.headers["x-request-id"])

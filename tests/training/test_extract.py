@@ -1,6 +1,7 @@
 """Test `extract`: images of videos to label by hand, and their manifest."""
 
 import csv
+import os
 
 import cv2
 import numpy as np
@@ -114,3 +115,9 @@ def test_durations_are_parsed_in_common_units(text, value):
 def test_an_invalid_duration_is_refused(text):
     with pytest.raises(ValueError, match="length of time"):
         parse_duration(text)
+
+
+def test_a_video_whose_name_is_not_utf_8_is_extracted(tmp_path):
+    video = write_video(tmp_path / os.fsdecode(b"\xff.mp4"), synthetic_frames.counter_frames(3))
+    run(video, "--out", tmp_path / "out")
+    assert [row["video"] for row in manifest(tmp_path / "out")] == [rf"{tmp_path}/\udcff.mp4"]

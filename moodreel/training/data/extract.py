@@ -72,7 +72,8 @@ def extract(
     out.mkdir(parents=True, exist_ok=True)
     detector = FaceLandmarker(landmarker, use_fallbacks=True) if landmarker else None
     failed, written = [], 0
-    with (out / MANIFEST).open("x", buffering=1, newline="", encoding="utf-8") as file:  # flushed line by line
+    # Flushed line by line; a name that is not UTF-8 is escaped.
+    with (out / MANIFEST).open("x", buffering=1, newline="", encoding="utf-8", errors="backslashreplace") as file:
         manifest = csv.writer(file)
         manifest.writerow(COLUMNS)
         for number, video in enumerate(videos):
