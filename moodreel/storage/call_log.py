@@ -346,8 +346,12 @@ class CallLog:
         while True:
             with self._database.read(QUERY_SECONDS) as db:
                 # In PostgreSQL a row may appear after one with a higher id.
-                after = {"after": max(first, last - FOLLOW_OVERLAP)}
-                new = {row[0] for row in db.execute("select id from calls where id > :after", after).fetchall()}
+                after = max(first, last - FOLLOW_OVERLAP)
+                [(top,)] = db.execute("select coalesce(max(id), 0) from calls").fetchall()
+                if top < after:  # a backup was restored: its ids are lower
+                    after = first = last = top
+                ids = db.execute("select id from calls where id > :after", {"after": after})
+                new = {row[0] for row in ids.fetchall()}
                 running |= new - seen
                 last, seen = max([last, *new]), new
                 ended = f"id in ({', '.join(map(str, running)) or 'null'}) and status_code is not null"

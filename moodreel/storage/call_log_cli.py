@@ -1,6 +1,7 @@
 """List, follow, export, prune, back up and restore the call log: the command line for operators."""
 
 import argparse
+import io
 import json
 import os
 import sys
@@ -41,6 +42,8 @@ def run(options: argparse.Namespace) -> int:
     if not is_url(options.db) and not Path(options.db).exists() and options.logs_command != "restore":
         print(f"There is no call log at {options.db}; name it with --db.", file=sys.stderr)
         return 1
+    if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot show, such as an emoji of a client_id, is escaped
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         _COMMANDS[options.logs_command](options)
     except CallLogError as error:
@@ -69,10 +72,10 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     filters.add_argument("--status-code", type=_parse_status, help="HTTP status")
     filters.add_argument("--success", type=_parse_bool, metavar="True|False", help="whether the call succeeded")
     for name in ("client-id", "endpoint", "request-id", "prediction", "modalities", "caller", "error", "model", "job"):
-        filters.add_argument(f"--{name}", help="exact value")
+        filters.add_argument(f"--{name}", type=_parse_text, help="exact value")
     commands = parser.add_subparsers(dest="logs_command", required=True)
     commands.add_parser("follow", parents=[filters], help="show calls as they end, until Ctrl-C")
-    filters.add_argument("--limit", type=int, help="maximum number of calls, newest first")
+    filters.add_argument("--limit", type=_parse_limit, help="maximum number of calls, newest first")
     commands.add_parser("list", parents=[filters], help=f"show calls, newest first ({DEFAULT_ROWS} without --limit)")
     export = commands.add_parser("export", parents=[filters], help="write calls to standard output")
     export.add_argument(
@@ -167,6 +170,21 @@ def _date(parse: Callable[[str], datetime]) -> Callable[[str], datetime]:
             raise argparse.ArgumentTypeError(f"must be a date in ISO 8601, {example}, not {text!r}") from error
 
     return parse_date
+
+
+def _parse_text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise argparse.ArgumentTypeError(f"must be UTF-8, not {text!r}") from error
+    return text
+
+
+def _parse_limit(text: str) -> int:
+    limit = int(text) if text.isdecimal() else 0
+    if limit < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+    return limit
 
 
 def _parse_status(text: str) -> int:

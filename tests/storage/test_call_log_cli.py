@@ -3,8 +3,10 @@
 import csv
 import io
 import json
+import sqlite3
 import threading
 import time
+from contextlib import closing
 from datetime import timedelta
 from pathlib import Path
 
@@ -82,6 +84,8 @@ def test_prune_rejects_invalid_days(log: CallLog, days: str) -> None:
         ("--status-code", "99999999999999999999", "must be from 100 to 599"),
         ("--start", "2025-13-01", "must be a date in ISO 8601, such as"),
         ("--end", "yesterday", "must be a date in ISO 8601, such as"),
+        ("--limit", "0", "must be a whole number from 1 on"),
+        ("--client-id", "\udcff", "must be UTF-8"),
     ],
 )
 def test_the_error_of_a_wrong_filter_says_how_to_write_it(
@@ -90,6 +94,14 @@ def test_the_error_of_a_wrong_filter_says_how_to_write_it(
     with pytest.raises(SystemExit):
         main(["list", "--db", str(log.location), option, value])
     assert message in capsys.readouterr().err
+
+
+def test_what_the_terminal_cannot_show_is_escaped(sqlite_log: CallLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(sqlite_log, "d", NOON, client_id="\U0001f600")
+    output = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(output, encoding="latin-1", write_through=True))
+    assert run(sqlite_log, "list") == 0
+    assert b"\\U0001f600" in output.getvalue()
 
 
 def test_the_error_of_a_missing_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,6 +160,18 @@ def test_follow_yields_calls_that_end_from_now_on(log: CallLog) -> None:
     log.write(running)
     reader.join(30)
     assert names == ["succeeds", "running"]
+
+
+def test_follow_goes_on_after_a_restore_to_lower_ids(
+    sqlite_log: CallLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = tmp_path / "backup.db"
+    assert run(sqlite_log, "backup", str(backup)) == 0
+    with closing(sqlite3.connect(sqlite_log.location)) as db, db:
+        db.execute("update calls set id = id + 1000000")
+    steps = iter([lambda: run(sqlite_log, "restore", str(backup)), lambda: None, lambda: write(sqlite_log, "after")])
+    monkeypatch.setattr("moodreel.storage.call_log.time.sleep", lambda _: next(steps)())
+    assert next(sqlite_log.follow())["request_id"] == "after"
 
 
 def test_a_backup_restores_what_was_in_the_log(
