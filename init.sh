@@ -51,7 +51,7 @@ find_python() {
 # Install torch first: on Linux, a plain `pip install torch` downloads a CUDA build of several gigabytes. What torch needs
 # is in the lock, except for what a CUDA build needs.
 install_torch() {
-  local torch index pip=(.venv/bin/pip install -q --disable-pip-version-check)
+  local torch index pip=(.venv/bin/python -m pip install -q --disable-pip-version-check)
   torch=$(grep '^torch==' requirements.txt)
   index=$(setting TORCH_INDEX_URL)
   if [ -n "$index" ]; then
@@ -64,6 +64,7 @@ install_torch() {
 }
 
 # make_venv REQUIREMENTS: install a requirements file into .venv, unless that was done already.
+# Its programs are run by its Python: their own first lines name the folder that they were installed in.
 make_venv() {
   local stamp=".venv/.$1.installed" wanted
   wanted=$(cat requirements*.txt | cksum; setting TORCH_INDEX_URL)
@@ -77,8 +78,8 @@ make_venv() {
   say "Installing $1 (some minutes the first time)"
   install_torch
   # Every package at the version and with the hashes of the lock; then what only tests need.
-  .venv/bin/pip install -q --disable-pip-version-check --require-hashes -r requirements-lock.txt
-  .venv/bin/pip install -q --disable-pip-version-check -r "$1"
+  .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-lock.txt
+  .venv/bin/python -m pip install -q --disable-pip-version-check -r "$1"
   printf '%s\n' "$wanted" >"$stamp"
   printf "%s\n" "$wanted" >.venv/.requirements.txt.installed  # every other file includes it
 }
@@ -96,7 +97,8 @@ setting() {
   local value
   value=${!1-}
   if [ -z "$value" ] && [ -f .env ]; then
-    value=$(sed -nE "s/^(export )?[[:space:]]*$1[[:space:]]*=[[:space:]]*//p" .env | tail -n 1 | tr -d "\"'\r")
+    value=$(sed -nE "s/[[:space:]]+#.*//; s/^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=[[:space:]]*//p" .env |
+      tail -n 1 | tr -d "\"'\r")
   fi
   printf '%s' "${value:-${2-}}"
 }
@@ -129,7 +131,7 @@ try: Settings.from_environment()
 except SettingsError as error: raise SystemExit(f"init.sh: {error}")'
   print_example
   say "Serving on $(setting HOST 0.0.0.0):$(setting PORT 5000); Ctrl-C stops"
-  exec .venv/bin/gunicorn --config api/gunicorn.conf.py api.wsgi:app
+  exec .venv/bin/python -m gunicorn --config api/gunicorn.conf.py api.wsgi:app
 }
 
 serve_docker() {

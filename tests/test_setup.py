@@ -63,6 +63,32 @@ def fresh_clone(tmp_path):
     return clone
 
 
+def test_a_setting_is_read_as_the_service_reads_it(tmp_path):
+    (tmp_path / ".env").write_bytes(b'  export  PORT = "8080"  # of the proxy\r\nHOST= # any\r\n')
+    function = re.search(r"^setting\(\) \{.*?^\}", (ROOT / "init.sh").read_text(), re.M | re.S)[0]
+    script = f"{function}\nsetting PORT 5000; echo; setting HOST 0.0.0.0"
+    environment = {"PATH": os.environ["PATH"]}
+    done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    assert done.stdout == b"8080\n0.0.0.0"
+
+
+def test_a_moved_folder_still_serves(fresh_clone):
+    (fresh_clone / ".venv").unlink()
+    programs = fresh_clone / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    # As pip makes them: the Python of the folder's old place is not there.
+    for name in ("gunicorn", "pip"):
+        (programs / name).write_text("#!/nowhere/.venv/bin/python\n")
+        (programs / name).chmod(0o755)
+    (programs / "python").write_text(f'#!/bin/sh\n[ "$1" = -m ] && echo "served by $2" || exec {sys.executable} "$@"\n')
+    (programs / "python").chmod(0o755)
+    lines = b"".join(file.read_bytes() for file in sorted(fresh_clone.glob("requirements*.txt")))
+    stamp = subprocess.run(["cksum"], input=lines, capture_output=True, check=True).stdout
+    (programs.parent / ".requirements.txt.installed").write_bytes(stamp)
+    done = subprocess.run(["bash", "init.sh", "--local"], cwd=fresh_clone, capture_output=True, text=True, check=False)
+    assert "served by gunicorn" in done.stdout, done.stderr
+
+
 @pytest.mark.server
 def test_init_starts_the_service_and_its_printed_curl_works(fresh_clone):
     with socket.socket() as unused:
