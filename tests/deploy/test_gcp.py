@@ -56,8 +56,9 @@ def test_a_backup_holds_the_rows_of_the_log_and_the_histories(tmp_path: Path) ->
     for name in ("api", "moodreel", "model_store"):
         (clone / name).symlink_to(ROOT / name)
     (clone / ".venv").symlink_to(sys.prefix)
-    CallLog(clone / "logs" / "calls.db").write(Call.begin(request_id="one", method="POST", endpoint="/predict"))
-    with closing(sqlite3.connect(clone / "data" / "history.db")) as history:
+    (clone / ".env").write_text("API_KEY=key\nLOG_PATH=logs/my calls.db\nHISTORY_PATH=data/my history.db\n")
+    CallLog(clone / "logs" / "my calls.db").write(Call.begin(request_id="one", method="POST", endpoint="/predict"))
+    with closing(sqlite3.connect(clone / "data" / "my history.db")) as history:
         history.execute("create table entries (id)")
     # Google's program, as far as a backup needs it.
     (programs / "gcloud").write_text('#!/bin/sh\n[ "$1 $2" = "storage cp" ] && shift 2 && exec cp "$@"\n')
