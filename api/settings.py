@@ -4,12 +4,15 @@
 cast, the allowed values (for error messages) and its default. `.env.example` explains each variable to operators.
 """
 
+import ipaddress
 import math
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 from environs import Env
 
@@ -102,9 +105,17 @@ def _key_source(text: str) -> str:
 
 def _origins(text: str) -> tuple[str, ...]:
     origins = tuple(origin.rstrip("/") for origin in _list(text))
-    if not all(origin == "*" or origin.startswith(("http://", "https://")) for origin in origins):
+    if not all(re.fullmatch(r"\*|https?://[^\s/?#]+", origin) for origin in origins):
         raise ValueError
     return origins
+
+
+def _hosts(text: str) -> tuple[str, ...]:
+    hosts = _list(text)
+    for host in hosts:
+        if "/" in host:
+            ipaddress.ip_network(host)
+    return hosts
 
 
 def _host(text: str) -> str:
@@ -115,13 +126,13 @@ def _host(text: str) -> str:
 
 
 def _http_url(text: str) -> str:
-    if not re.match(r"https?://[^\s/?#]+[^\s?#]*\Z", text, re.IGNORECASE):
+    if not re.match(r"https?://[^\s/?#]+[^\s?#]*\Z", text, re.IGNORECASE) or urlsplit(text).port == 0:
         raise ValueError
     return text
 
 
 def _collector_url(text: str) -> str:
-    if not re.match(r"https?://[^\s/?#]\S*\Z", text, re.IGNORECASE):
+    if not re.match(r"https?://[^\s/?#]\S*\Z", text, re.IGNORECASE) or urlsplit(text).port == 0:
         raise ValueError
     return text
 
@@ -145,7 +156,7 @@ _COLLECTOR_URL = "a URL that begins with https:// or http://, such as http://127
 
 
 def _storage_url(text: str) -> str:
-    if not text.startswith(("file://", "memory://", "gs://", "s3://")):
+    if not re.match(r"file:///|memory://|(gs|s3)://[^/]", text):
         raise ValueError
     return text
 
@@ -154,9 +165,7 @@ def _storage_url(text: str) -> str:
 class Settings:
     """Everything that an operator can choose. `Settings(api_key=("k",))` has the defaults."""
 
-    api_key: tuple[str, ...] = _setting(
-        _nonempty_list, "one secret, or several with commas between (./init.sh makes one)", (), secret=True
-    )
+    api_key: tuple[str, ...] = _setting(_nonempty_list, "one secret, or several with commas between", (), secret=True)
     host: str = _setting(_host, "a host name or an address", "0.0.0.0")
     port: int = _integer(1, 65535, 5000)
     debug: bool = _flag(False)
@@ -242,14 +251,16 @@ class Settings:
     jobs: bool = _choice(_SWITCH, False)
     jobs_path: Path = _setting(Path, "a file", Path("data/jobs.db"))  # noqa: RUF009
     jobs_retention_seconds: int = _integer(60, 7 * 86_400, 3600)
-    webhook_hosts: tuple[str, ...] = _setting(_list, "hosts, addresses or networks with commas between", ())
+    webhook_hosts: tuple[str, ...] = _setting(
+        _hosts, "hosts, addresses or networks such as 10.0.0.0/8 with commas between, without https://", ()
+    )
     webhook_secret: bytes | None = _setting(
         _webhook_secret, "base64 of 24 to 64 random bytes, with whsec_ before it or not", None, secret=True
     )
     max_jobs: int = _integer(1, 100_000, 100)
     max_jobs_bytes: int = _integer(1024, 1 << 40, 1 << 30)
     media_storage: str | None = _setting(
-        _storage_url, "a URL that begins with file://, memory://, gs:// or s3://", None
+        _storage_url, "a URL that begins with file:///, memory://, gs://BUCKET or s3://BUCKET", None
     )
 
     @classmethod
@@ -260,15 +271,19 @@ class Settings:
             SettingsError: A value is invalid, there is no API key, or settings contradict each other.
         """
         env = Env()
-        env.read_env(dotenv, recurse=False)
+        try:
+            env.read_env(dotenv, recurse=False)
+        except (OSError, ValueError) as error:
+            raise SettingsError(f"{dotenv} must be a file in UTF-8 that the service may read ({error}).") from error
         texts = {item: env.str(item.name.upper(), "").strip() for item in fields(cls)}
         settings = cls(**{item.name: _cast(item, text) for item, text in texts.items() if text})
         if not settings.api_key:
             raise SettingsError(
-                "API_KEY is empty: set it to a secret, which callers send as x-api-key (./init.sh makes one)."
+                "API_KEY is empty: set it to a secret that callers send as x-api-key. openssl rand -hex 24 makes one."
             )
         _check_tokens(settings)
         _check_history(settings)
+        _check_models(settings)
         if bool(settings.llm_base_url) != bool(settings.llm_model):
             raise SettingsError("LLM_BASE_URL and LLM_MODEL go together: set both of them, or none.")
         return settings
@@ -290,6 +305,15 @@ def _check_history(settings: Settings) -> None:
         raise SettingsError(
             "MEDIA_STORAGE=memory:// is not shared between workers: set WEB_CONCURRENCY=1, or use file://."
         )
+
+
+def _check_models(settings: Settings) -> None:
+    for name in ("model_store", "model_path", "text_model_path", "checkpoint_path"):
+        path = getattr(settings, name)
+        if path and not settings.model_fallback and not os.access(path, os.R_OK):
+            raise SettingsError(
+                f"{name.upper()}: {path} is missing, or not readable. Correct it; empty means moodreel's own models."
+            )
 
 
 def _cast(item: Field[object], text: str) -> Any:

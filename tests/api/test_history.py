@@ -512,7 +512,7 @@ def test_old_entries_are_deleted_at_the_start(tmp_path: Path) -> None:
             {"MEDIA_STORAGE": "memory://"},
             "MEDIA_STORAGE=memory:// is not shared between workers: set WEB_CONCURRENCY=1",
         ),
-        ({"MEDIA_STORAGE": "/a/folder"}, "MEDIA_STORAGE must be a URL that begins with file://"),
+        ({"MEDIA_STORAGE": "/a/folder"}, "MEDIA_STORAGE must be a URL that begins with file:///"),
         ({"HISTORY_PATH": "/proc/nowhere/history.db"}, "The history /proc/nowhere/history.db cannot be opened"),
         pytest.param(
             {"MEDIA_STORAGE": "gs://bucket"},

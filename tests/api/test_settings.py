@@ -105,11 +105,17 @@ def test_a_missing_api_key_is_an_error(environment: pytest.MonkeyPatch, key: str
         ("HISTORY", "perhaps", "one of off, on"),
         ("HISTORY_RETENTION_DAYS", "-1", "a whole number from 0"),
         ("MEDIA_STORAGE", "/a/folder", "a URL that begins with file://"),
+        ("MEDIA_STORAGE", "file://relative/folder", "a URL that begins with file:///"),
+        ("MEDIA_STORAGE", "gs://", "a URL that begins with file:///"),
         ("MEDIA_STORAGE", "https://bucket.example", "a URL that begins with file://"),
         ("MEDIA_STORAGE", "simplecache::s3://bucket", "a URL that begins with file://"),
         ("LOG_LEVEL", "LOUD", "one of DEBUG, INFO"),
         ("RATE_LIMIT", "-1", "a whole number from 0"),
         ("CORS_ORIGINS", "app.example", "origins such as https://app.example"),
+        ("CORS_ORIGINS", "https://app.example/page", "origins such as https://app.example"),
+        ("WEBHOOK_HOSTS", "https://app.example", "hosts, addresses or networks"),
+        ("WEBHOOK_HOSTS", "10.0.0.1/8", "hosts, addresses or networks"),
+        ("LLM_BASE_URL", "http://127.0.0.1:port", "a URL that begins with https://"),
         ("SECURITY_MAX_AGE_SECONDS", "0", "a whole number from 60"),
         ("OIDC_AUDIENCE", ",", "the aud of your app's tokens"),
         ("OIDC_JWKS", "http://provider.example/jwks", "a file, or a URL that begins with https://"),
@@ -126,6 +132,25 @@ def test_the_error_for_a_bad_value_names_the_allowed_values(
     assert str(caught.value).startswith(f"{name} must be {allowed}")
     assert repr(value) in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("content", ["API_KEY=k # gr\xfc\xdfe\n".encode("latin-1"), None], ids=["Latin-1", "folder"])
+def test_a_file_that_cannot_be_read_is_an_error(
+    environment: pytest.MonkeyPatch, tmp_path: Path, content: bytes | None
+) -> None:
+    file = tmp_path / ".env"
+    file.mkdir() if content is None else file.write_bytes(content)
+    with pytest.raises(SettingsError, match="must be a file in UTF-8"):
+        Settings.from_environment(file)
+
+
+@pytest.mark.parametrize("name", ["MODEL_STORE", "MODEL_PATH", "TEXT_MODEL_PATH", "CHECKPOINT_PATH"])
+def test_a_missing_model_is_an_error_that_names_the_setting(environment: pytest.MonkeyPatch, name: str) -> None:
+    environment.setenv(name, "/nowhere")
+    with pytest.raises(SettingsError, match=f"{name}: /nowhere is missing"):
+        Settings.from_environment()
+    environment.setenv("MODEL_FALLBACK", "1")
+    Settings.from_environment()
 
 
 _SECRET = bytes(range(190, 254))

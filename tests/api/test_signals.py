@@ -67,7 +67,7 @@ def test_a_reload_whose_workers_cannot_start_leaves_the_old_ones(tmp_path: Path)
     with Server(tmp_path, REAL_APP, forked=True) as server:
         old = server.workers
         for number in (1, 2):
-            reload_with("MODEL_PATH=nowhere.pt\n")
+            reload_with("MODEL_PATH=.env\n")  # no model
             wait_until(lambda: failed_reloads() == number, lambda: server.output)  # noqa: B023 - called at once
             assert server.output.count("moodreel cannot start: ") == number, "the reason, once"
             wait_until(lambda: server.workers == old)
