@@ -153,12 +153,16 @@ def check_memory(settings: Settings) -> Iterator[Finding]:
 
 
 def check_disk(settings: Settings) -> Iterator[Finding]:
-    """Check that the folders in which the service writes can be written, and have room."""
+    """Check that what the service writes can be written, and that its folders have room."""
+    for name, file in _data_files(settings).items():
+        if os.access(file, os.F_OK) and not os.access(file, os.W_OK):
+            todo = "chown it, or set another path."
+            yield Finding(FAIL, "disk", f"{file} ({name}): this user cannot write to it. {todo}")
     names = defaultdict(list)
     for name, folder in _data_folders(settings).items():
         names[folder].append(name)
     for folder in sorted(names):
-        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+        existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.access(path, os.F_OK))
         free, used_by = shutil.disk_usage(existing).free // 10**6, f"{folder} ({', '.join(names[folder])})"
         if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
             todo = "chown it, or set another path."
@@ -170,8 +174,8 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
             yield Finding(OK, "disk", f"{free} MB are free for {used_by}")
 
 
-def _data_folders(settings: Settings) -> dict[str, Path]:
-    """Return the folders in which the service writes, by the settings that name them."""
+def _data_files(settings: Settings) -> dict[str, Path]:
+    """Return the files that the service writes, by the settings that name them."""
     shared = settings.history_database_url or settings.log_database_url
     files = {
         "LOG_PATH": None if settings.log_database_url else settings.log_path,
@@ -181,7 +185,12 @@ def _data_folders(settings: Settings) -> dict[str, Path]:
         "ANALYSIS_CACHE_PATH": settings.analysis_cache_path,
         "IDEMPOTENCY_PATH": settings.idempotency_path,
     }
-    folders = {name: path.parent for name, path in files.items() if path is not None}
+    return {name: path for name, path in files.items() if path is not None}
+
+
+def _data_folders(settings: Settings) -> dict[str, Path]:
+    """Return the folders in which the service writes, by the settings that name them."""
+    folders = {name: path.parent for name, path in _data_files(settings).items()}
     if (settings.media_storage or "").startswith("file://"):
         folders["MEDIA_STORAGE"] = Path(str(settings.media_storage).removeprefix("file://"))
     if settings.model_download_id:
@@ -211,6 +220,9 @@ def check_models(settings: Settings) -> Iterator[Finding]:
         except (MoodreelError, OSError) as error:
             bad = True
             yield Finding(FAIL, "models", f"{folder.name}: {error}")
+        except (ValueError, KeyError, TypeError) as error:
+            bad = True
+            yield Finding(FAIL, "models", f"{folder.name}: its {CARD_FILE} cannot be used ({error!r}). Restore it.")
     if not folders:
         yield Finding(FAIL, "models", f"there is none in {settings.model_store}. Set MODEL_STORE, or leave it empty.")
     elif not bad:

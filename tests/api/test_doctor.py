@@ -1,6 +1,7 @@
 """`moodreel doctor`: a host that is fit, and what is said about one that is not."""
 
 import dataclasses
+import os
 import shutil
 import socket
 from collections import namedtuple
@@ -89,6 +90,24 @@ def test_every_folder_that_is_written_is_checked_once(tmp_path: Path) -> None:
     assert any(f"{tmp_path} (JOBS_PATH)" in finding.text for finding in doctor.check_disk(local))
     (tmp_path / "data").write_text("a file in place of the folder")
     assert [finding.level for finding in doctor.check_disk(settings)] == [doctor.FAIL, doctor.OK]
+
+
+def test_a_file_of_another_user_is_found(monkeypatch, tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, log_path=tmp_path / "calls.db", presence_path=tmp_path / "presence.db")
+    settings.log_path.touch()
+    monkeypatch.setattr(os, "access", lambda path, mode: path != settings.log_path or mode == os.F_OK)
+    [found] = [finding for finding in doctor.check_disk(settings) if finding.level == doctor.FAIL]
+    assert found.text.startswith(f"{settings.log_path} (LOG_PATH): this user cannot write to it.")
+
+
+@pytest.mark.parametrize("card", ["{", '{"file": "x"}'])
+def test_a_damaged_card_is_told(tmp_path: Path, card: str) -> None:
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "model.json").write_text(card)
+    (tmp_path / "mine" / "x").touch()
+    [found] = doctor.check_models(dataclasses.replace(SETTINGS, model_store=tmp_path))
+    assert found.level == doctor.FAIL
+    assert found.text.startswith("mine: its model.json cannot be used")
 
 
 def test_short_and_double_keys_and_an_open_env_file_are_told_without_the_keys(monkeypatch, tmp_path: Path) -> None:
