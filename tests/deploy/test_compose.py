@@ -71,14 +71,14 @@ def test_gunicorn_may_end_calls_before_it_is_killed(monkeypatch: pytest.MonkeyPa
 class Proxy:
     """Run nginx with the configuration that ships, but other addresses and files, as a context manager."""
 
-    def __init__(self, folder: Path, server: Server) -> None:
+    def __init__(self, folder: Path, server_port: int) -> None:
         self._folder = folder
         self.plain, self.tls = free_port(), free_port()
         self.url = f"https://127.0.0.1:{self.tls}"
         self.certificate = folder / "fullchain.pem"
         text = CONFIGURATION.replace(" /tmp/", f" {folder}/")
         for name, replacement in {
-            "server moodreel:5000": f"server 127.0.0.1:{server.port}",
+            "server moodreel:5000": f"server 127.0.0.1:{server_port}",
             "listen 8080": f"listen 127.0.0.1:{self.plain}",
             "listen 8443": f"listen 127.0.0.1:{self.tls}",
             "/certs/": f"{folder}/",
@@ -136,9 +136,17 @@ def proxy(tmp_path_factory: pytest.TempPathFactory, model: StandIn) -> Iterator[
     llm = {"LLM_BASE_URL": model.url, "LLM_MODEL": "tiny"}
     with (
         Server(folder, REAL_APP, forked=True, WEB_CONCURRENCY=1, **llm) as server,
-        Proxy(tmp_path_factory.mktemp("proxy"), server) as proxy,
+        Proxy(tmp_path_factory.mktemp("proxy"), server.port) as proxy,
     ):
         yield proxy
+
+
+@needs_nginx
+def test_without_the_service_the_status_is_that_of_the_body(tmp_path: Path) -> None:
+    with Proxy(tmp_path, free_port()) as proxy:
+        answer = proxy.call("GET", "/health")
+    assert (answer.status_code, answer.json()["status"], answer.json()["code"]) == (503, 503, "not_ready")
+    assert answer.headers["retry-after"] == "5"
 
 
 @pytest.mark.server
@@ -173,6 +181,7 @@ class TestProxy:
         answer = proxy.call("POST", "/predict", headers={**HEADERS, "content-length": str(98 * 1024 * 1024)})
         assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
         assert answer.headers["content-type"] == "application/problem+json"
+        assert "101 MB" in answer.json()["detail"], "as the service says it"
 
     def test_metrics_stay_inside(self, proxy: Proxy) -> None:
         assert proxy.call("GET", "/metrics").status_code == proxy.call("GET", "/metrics/").status_code == 404
