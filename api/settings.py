@@ -308,9 +308,12 @@ def _check_history(settings: Settings) -> None:
 
 
 def _check_models(settings: Settings) -> None:
-    for name in ("model_store", "model_path", "text_model_path", "checkpoint_path"):
+    names = ["model_store", "model_path", "text_model_path"]
+    if not settings.emo_mock:
+        names.append("checkpoint_path")
+    for name in names if not settings.model_fallback else []:
         path = getattr(settings, name)
-        if path and not settings.model_fallback and not os.access(path, os.R_OK):
+        if path and not os.access(path, os.R_OK):
             raise SettingsError(
                 f"{name.upper()}: {path} is missing, or not readable. Correct it; empty means moodreel's own models."
             )

@@ -153,6 +153,12 @@ def test_a_missing_model_is_an_error_that_names_the_setting(environment: pytest.
     Settings.from_environment()
 
 
+def test_made_up_answers_need_no_checkpoint(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("CHECKPOINT_PATH", "/nowhere")
+    environment.setenv("EMO_MOCK", "1")
+    assert Settings.from_environment().emo_mock
+
+
 _SECRET = bytes(range(190, 254))
 
 
