@@ -13,8 +13,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from bench.command import run_command
 from moodreel.models.face_registry import face_model_registry
 from moodreel.models.predictor import FacePredictor
+from moodreel.training.cli.options import at_least
 from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
@@ -32,7 +34,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.attention", description=__doc__)
     parser.add_argument("--data", required=True, help="data set of images, NAME:PATH")
     parser.add_argument("--models", nargs="+", default=["face-expression", "resemotenet", "vit"])
-    parser.add_argument("--count", type=int, default=300, help="held-out images (default: %(default)s)")
+    parser.add_argument("--count", type=at_least(1), default=300, help="held-out images (default: %(default)s)")
     parser.add_argument("--cache", type=Path, default=Path("runs/cache"))
     args = parser.parse_args()
     data = open_dataset(args.data)
@@ -48,7 +50,7 @@ def main() -> None:
 
 def measure(model: FacePredictor, crops: np.ndarray) -> None:
     """Print the probability that a model's answers lose if parts of crops (N, S, S) or (N, S, S, 3) are hidden."""
-    neutral = model.info.card.labels.index("neutral")
+    neutral = [label.lower() for label in model.info.card.labels].index("neutral")
     answers = _probabilities(model, crops).argmax(axis=1)
     crops, answers = crops[answers != neutral], answers[answers != neutral]
     attribution = attribute(model.network, crops, answers)
@@ -79,4 +81,4 @@ def _probabilities(model: FacePredictor, crops: np.ndarray) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -27,11 +27,13 @@ from typing import NamedTuple
 
 import psutil
 
+from bench.command import run_command
 from moodreel.batch.analyses import Analyses
 from moodreel.batch.calendar_plot import plot_calendar
 from moodreel.batch.filesystem import OutputFolder
 from moodreel.batch.summary import DayMoods
 from moodreel.emotions import FIVE
+from moodreel.training.cli.options import at_least
 from moodreel.training.evaluation.markdown import format_table
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import ROOT
@@ -209,12 +211,14 @@ def draw_calendar(path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--files", type=int, default=500)
-    parser.add_argument("--broken", type=int, default=20)
-    parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--calendar", type=Path, metavar="FILE")
+    parser = argparse.ArgumentParser("python -m bench.batch", description=__doc__.splitlines()[0])
+    parser.add_argument("--files", type=at_least(1), default=500, help="clips (default: %(default)s)")
+    parser.add_argument("--broken", type=int, default=20, help="of them broken (default: %(default)s)")
+    parser.add_argument("--workers", type=at_least(1), default=2, help="processes (default: %(default)s)")
+    parser.add_argument("--calendar", type=Path, metavar="FILE", help="only draw the mood calendar of made-up moods")
     options = parser.parse_args()
+    if options.broken > options.files:
+        parser.error("--broken is more than --files")
     if options.calendar:
         draw_calendar(options.calendar)
         return
@@ -237,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

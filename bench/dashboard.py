@@ -26,6 +26,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from bench.clips import phone_clip
+from bench.command import run_command
 from tests.support.server import REAL_APP, ROOT, Server, free_port
 
 DEPLOY = ROOT / "deploy"
@@ -245,9 +246,9 @@ def measure(seconds: float, folder: Path) -> list[tuple[dict, list[Series]]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m bench.dashboard", description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, help="PNG to draw; by default nothing is drawn")
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seconds", type=float, default=60, help="how long to call the service (default: %(default)s)")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         panels = measure(options.seconds, Path(folder))
@@ -258,4 +259,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -14,12 +14,14 @@ from contextlib import contextmanager
 import psutil
 
 from bench.clips import phone_clip
+from bench.command import run_command
 from bench.serve import cpu_ms
 from moodreel.media import isolated
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.engine import DETECTION_SIDE
 from moodreel.pipelines.people_extractor import SAMPLE_RATE, SHORT_CLIP_FRAMES
+from moodreel.training.cli.options import at_least
 
 CALLS = 5
 """Calls between two measurements of the CPU time, which Linux counts in steps of 10 ms."""
@@ -40,7 +42,7 @@ def read(reader: VideoReader, *, loop: bool) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.decoder_process", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=30, help="default: %(default)s")
+    parser.add_argument("--rounds", type=at_least(1), default=30, help="default: %(default)s")
     options = parser.parse_args()
     isolated.start_template()
     data, limits, costs = phone_clip(), VideoLimits(), defaultdict[tuple[bool, str], list[float]](list)
@@ -63,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

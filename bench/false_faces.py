@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from bench.command import run_command
 from moodreel.errors import MoodreelError
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media.image import ImageLimits, decode_image
@@ -63,4 +64,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

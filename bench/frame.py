@@ -18,12 +18,14 @@ import numpy as np
 import torch
 
 from bench.clips import phone_clip
+from bench.command import run_command
 from moodreel.faces.detector import FaceDetection
 from moodreel.faces.landmarker import Face
 from moodreel.faces.observation import observe_face
 from moodreel.media.video import VideoReader
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
 from moodreel.pipelines.people_extractor import SAMPLE_RATE, landmark_step
+from moodreel.training.cli.options import at_least
 from moodreel.training.evaluation.markdown import format_table
 
 MAX_CPU_MS = 12.0
@@ -84,7 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m bench.frame", description=__doc__.splitlines()[0])
     parser.add_argument("--model", help="name of a model in the store (default: the store's own)")
     parser.add_argument(
-        "--rounds", type=int, default=5, help="repetitions, of which the fastest counts (default: %(default)s)"
+        "--rounds", type=at_least(1), default=5, help="repetitions, of which the fastest counts (default: %(default)s)"
     )
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
@@ -102,4 +104,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

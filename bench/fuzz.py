@@ -14,6 +14,8 @@ from collections import Counter, defaultdict
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.command import run_command
+from moodreel.training.cli.options import at_least
 from tests.support.mutated_clips import mutated_clips
 from tests.support.server import REAL_APP, Server
 
@@ -58,7 +60,7 @@ def fuzz(server: Server, clips: int, seed: int) -> bool:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.fuzz", description=__doc__.splitlines()[0])
-    parser.add_argument("--clips", type=int, default=20_000, help="default: %(default)s")
+    parser.add_argument("--clips", type=at_least(1), default=20_000, help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, help="of the mutations (default: %(default)s)")
     options = parser.parse_args()
     settings = {"LOG_LEVEL": "ERROR", "WEB_CONCURRENCY": 1, "ANALYSIS_CACHE_SECONDS": 0, "MAX_WAIT_SECONDS": 300}
@@ -67,4 +69,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

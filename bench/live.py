@@ -22,8 +22,10 @@ import socketio
 import torch
 
 from bench.clips import phone_clip
+from bench.command import run_command
 from moodreel.media import image
 from moodreel.pipelines.engine import Engine
+from moodreel.training.cli.options import at_least
 from tests.support import synthetic_frames, synthetic_image
 from tests.support.server import KEY, REAL_APP, STORE, Server
 
@@ -131,12 +133,18 @@ def post_until(server: Server, clip: bytes, stop: threading.Event, taken: list[f
         taken.append((time.perf_counter() - start) * 1000)
 
 
+def parse_size(text: str) -> tuple[int, int]:
+    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not WIDTHxHEIGHT, such as 640x360")
+    return int(match[1]), int(match[2])
+
+
 def parse_options(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser("python -m bench.live", description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60.0, help="how long to send frames")
     parser.add_argument("--rate", type=float, default=15.0, help="frames a second of each client")
-    parser.add_argument("--clients", type=int, default=1, help="clients that send at a time")
-    parser.add_argument("--size", default="640x360", help="WIDTHxHEIGHT of the frames")
+    parser.add_argument("--clients", type=at_least(1), default=1, help="clients that send at a time")
+    parser.add_argument("--size", type=parse_size, default="640x360", metavar="WIDTHxHEIGHT", help="of the frames")
     parser.add_argument("--model", help="name of a model in the store (default: the store's own)")
     parser.add_argument("--beside-predict", action="store_true", help="post videos of 6 s meanwhile")
     return parser.parse_args(arguments)
@@ -162,11 +170,12 @@ def print_latencies(clients: Sequence[Client]) -> list[float]:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_options(arguments)
-    width, height = map(int, re.fullmatch(r"(\d+)x(\d+)", options.size).groups())
+    width, height = options.size
     frames = [synthetic_image.encode_image(rgb, quality=80) for rgb in synthetic_frames.face_frames(30, width, height)]
     wall_ms, cpu = baseline(frames)
     print(
-        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; frames of {options.size}, {len(frames[0]) // 1024} kB"
+        f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}; "
+        f"frames of {width}x{height}, {len(frames[0]) // 1024} kB"
     )
     print(f"decoding and detection alone: {wall_ms:.1f} ms, {cpu:.1f} of them CPU")
     with (
@@ -202,4 +211,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

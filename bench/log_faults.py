@@ -28,6 +28,7 @@ import psutil
 import requests
 
 from bench.clips import phone_clip
+from bench.command import run_command
 from moodreel.storage.call_log import CallLog
 from moodreel.training.evaluation.markdown import format_table
 from tests.support.movable_clock import LIBRARY, MovableClock
@@ -241,8 +242,8 @@ def wait_until_ready(server: Server) -> None:
             return server.wait_until_ready()
 
 
-def run(fault: str, app: str, data: bytes, database: PostgresqlServer | None = None) -> tuple[str, ...]:
-    folder = Path(tempfile.mkdtemp())
+def run(parent: Path, fault: str, app: str, data: bytes, database: PostgresqlServer | None = None) -> tuple[str, ...]:
+    folder = Path(tempfile.mkdtemp(dir=parent))
     said: collections.Counter[str] = collections.Counter()
     ended = threading.Event()
     settings = {} if database is None else {"LOG_DATABASE_URL": database.make_database()}
@@ -288,24 +289,31 @@ def format_counts(counts: collections.Counter[str]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "python -m bench.log_faults", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     names = f"of {', '.join([*FAULTS, *CLOCK_FAULTS])}; with --postgresql of {', '.join(WITH_POSTGRESQL)}"
     parser.add_argument("faults", nargs="*", metavar="FAULT", help=names)
     parser.add_argument("--postgresql", action="store_true", help="the log in PostgreSQL")
     parser.add_argument("--real", action="store_true", help="with the real models and a clip of 6 s")
     options = parser.parse_args()
+    known = WITH_POSTGRESQL if options.postgresql else (*FAULTS, *CLOCK_FAULTS)
+    if unknown := set(options.faults) - set(known):
+        parser.error(f"no fault {', '.join(sorted(unknown))}; there are {', '.join(known)}")
     data = phone_clip() if options.real else b"sleep 0.1"
     app, faults = REAL_APP if options.real else FAKE_APP, options.faults
     assert LIBRARY or options.postgresql or {*faults}.isdisjoint(CLOCK_FAULTS), "needs libfaketime: apt-get install it"
-    if options.postgresql:
-        programs = find_programs()
-        assert programs, "needs PostgreSQL: apt-get install postgresql"
-        with PostgresqlServer(programs) as database:
-            results = [run(fault, app, data, database) for fault in faults or WITH_POSTGRESQL]
-    else:
-        results = [run(fault, app, data) for fault in faults or [*FAULTS, *CLOCK_FAULTS]]
+    with tempfile.TemporaryDirectory() as name:
+        parent = Path(name)
+        if options.postgresql:
+            programs = find_programs()
+            assert programs, "needs PostgreSQL: apt-get install postgresql"
+            with PostgresqlServer(programs) as database:
+                results = [run(parent, fault, app, data, database) for fault in faults or WITH_POSTGRESQL]
+        else:
+            results = [run(parent, fault, app, data) for fault in faults or [*FAULTS, *CLOCK_FAULTS]]
     print(format_table(COLUMNS, results))
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

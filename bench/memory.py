@@ -17,7 +17,9 @@ from tempfile import TemporaryDirectory
 
 from api.maintenance import IDLE_SECONDS
 from bench.clips import phone_clip
+from bench.command import run_command
 from bench.serve import post
+from moodreel.training.cli.options import at_least
 from tests.support.server import REAL_APP, Server
 
 TEXT = "I was so happy to see her again, and then I was sad all day. " * 5
@@ -71,9 +73,9 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.memory", description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP")
     parser.add_argument(
-        "--calls", type=int, default=20, help="calls of each kind for each worker (default: %(default)s)"
+        "--calls", type=at_least(1), default=20, help="calls of each kind for each worker (default: %(default)s)"
     )
-    parser.add_argument("--workers", type=int, default=1, help="default: %(default)s")
+    parser.add_argument("--workers", type=at_least(1), default=1, help="default: %(default)s")
     options = parser.parse_args()
     clips = [path.read_bytes() for path in options.clips] or [phone_clip(), phone_clip(1080, 1920, 4.8)]
     with TemporaryDirectory() as folder:
@@ -94,4 +96,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

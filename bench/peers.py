@@ -20,6 +20,7 @@ import cv2
 import numpy as np
 import torch
 
+from bench.command import run_command
 from moodreel.emotions import FIVE
 from moodreel.errors import MoodreelError
 from moodreel.models.face_registry import DEFAULT_MODEL
@@ -307,4 +308,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

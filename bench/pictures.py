@@ -18,10 +18,12 @@ import numpy as np
 import requests
 from PIL import Image
 
+from bench.command import run_command
 from bench.serve import peak_megabytes, running_server, wall_ms
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media.image import MAX_SIDE
+from moodreel.training.cli.options import at_least
 from tests.support import synthetic_frames, synthetic_image
 from tests.support.server import STORE, Server
 
@@ -112,7 +114,7 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.pictures", description=__doc__.splitlines()[0])
     parser.add_argument("photos", nargs="*", type=Path, metavar="PHOTO")
     parser.add_argument(
-        "--rounds", type=int, default=7, help="calls of each kind for each image (default: %(default)s)"
+        "--rounds", type=at_least(1), default=7, help="calls of each kind for each image (default: %(default)s)"
     )
     parser.add_argument("--faces", action="store_true", help="measure the recall of face detection instead")
     options = parser.parse_args()
@@ -131,4 +133,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -21,14 +21,17 @@ import torch
 from tqdm import tqdm
 
 from bench import render
+from bench.command import run_command
 from bench.render import Effect, Scene
 from moodreel.emotions import FIVE, SEVEN
+from moodreel.errors import DataInvalid
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.observation import observe_face
 from moodreel.faces.quality import assess_quality
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
+from moodreel.training.cli.options import at_least
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.evaluation.calibration import expected_calibration_error
 from moodreel.training.evaluation.markdown import format_table
@@ -218,7 +221,7 @@ def insert_into_card(card: str, report: str) -> str:
     card = re.sub(r"## Robustness\n.*?(?=^## )", "", card, flags=re.DOTALL | re.MULTILINE)
     before, training, after = card.partition("## Training\n")
     if not training:
-        raise ValueError("A card has a section 'Training', and this one has none.")
+        raise DataInvalid("A card has a section 'Training', and this one has none.")
     return f"{before}## Robustness\n{report}\n\n{training}{after}"
 
 
@@ -240,7 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser("python -m bench.robustness", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with the valid.npz of FER+")
     parser.add_argument("--model", help="name of a model in the store, or a model folder (default: the store's own)")
-    parser.add_argument("--pictures", type=int, default=300, help="approximate number of images (default: %(default)s)")
+    parser.add_argument(
+        "--pictures", type=at_least(1), default=300, help="approximate number of images (default: %(default)s)"
+    )
     parser.add_argument("--conditions", help=f"some of {', '.join(names)}, comma-separated (default: all)")
     parser.add_argument("--card", type=Path, metavar="CARD.md", help="insert the table into a model card too")
     parser.add_argument(
@@ -250,6 +255,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     wanted = options.conditions.split(",") if options.conditions else names
     if unknown := set(wanted) - set(names):
         parser.error(f"no condition {', '.join(sorted(unknown))}; there are {', '.join(names)}")
+    if options.card:
+        insert_into_card(options.card.read_text(encoding="utf-8"), "")  # fails now, not after the measurement
     conditions = [condition for condition in CONDITIONS if condition.name in wanted]
 
     torch.set_num_threads(1)
@@ -296,4 +303,4 @@ def _report(
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -25,12 +25,14 @@ import requests
 import torch
 
 from bench.clips import phone_clip, repeat_clip
+from bench.command import run_command
 from bench.floor import Floor
 from moodreel.media.video import VideoReader
 from moodreel.pipelines.boomerang import LoopOptions
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
 from moodreel.pipelines.people_extractor import SAMPLE_RATE, SHORT_CLIP_FRAMES
 from moodreel.pipelines.video import VideoPipeline
+from moodreel.training.cli.options import at_least
 from moodreel.training.evaluation.markdown import format_table
 from tests.support.server import REAL_APP, STORE, Server
 
@@ -213,9 +215,10 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.serve", description=__doc__.splitlines()[0])
     parser.add_argument("clips", nargs="*", type=Path, metavar="CLIP")
     parser.add_argument(
-        "--rounds", type=int, default=10, help="calls of each kind for each video (default: %(default)s)"
+        "--rounds", type=at_least(1), default=10, help="calls of each kind for each video (default: %(default)s)"
     )
     options = parser.parse_args()
+    named = {path.name: path.read_bytes() for path in options.clips}
     clips = made_clips()
     starts = f"{seconds_to_ready():.1f}"
     print(f"{os.cpu_count()} cores; start to ready: {starts} s (aim 3)")
@@ -224,7 +227,7 @@ def main() -> None:
             for path in ["/predict", "/thumbnail"]:
                 list(pool.map(lambda _, path=path: post(server, path, clips[MAIN_CLIP]), range(2 * WARM_UP_CALLS)))
         print_memory(server, "/predict and /thumbnail", 450)
-        all_clips = clips | {path.name: path.read_bytes() for path in options.clips}
+        all_clips = clips | named
         print_ratios(server, floor, all_clips, options.rounds)
         print_stages(all_clips, options.rounds)
         print_throughput(server, clips[MAIN_CLIP], 24)
@@ -238,4 +241,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.interpolate import RBFInterpolator
 
 from bench import render
+from bench.command import run_command
 from moodreel.faces.landmarker import FaceLandmarker
 from tests.support import synthetic_frames, synthetic_video
 from tests.support.server import STORE
@@ -227,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -24,6 +24,8 @@ from typing import NamedTuple
 import numpy as np
 import requests
 
+from bench.command import run_command
+from moodreel.training.cli.options import at_least
 from moodreel.training.evaluation.markdown import format_table
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.server import HEADERS, REAL_APP, Server, video_body
@@ -116,9 +118,9 @@ def run(server: Server, calls: int) -> tuple[dict[str, Counter[int]], list[tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--calls", type=int, default=5000, help="number of calls (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=2, help="worker processes (default: %(default)s)")
+    parser = argparse.ArgumentParser("python -m bench.soak", description=__doc__.splitlines()[0])
+    parser.add_argument("--calls", type=at_least(1), default=5000, help="number of calls (default: %(default)s)")
+    parser.add_argument("--workers", type=at_least(1), default=2, help="worker processes (default: %(default)s)")
     options = parser.parse_args()
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -145,4 +147,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

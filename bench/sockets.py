@@ -21,7 +21,9 @@ from pathlib import Path
 import psutil
 
 from bench.clips import phone_clip
+from bench.command import run_command
 from bench.serve import p50_p95, post, wall_ms
+from moodreel.training.cli.options import at_least
 from tests.support.server import FAKE_APP, REAL_APP, Server
 from tests.support.websocket_client import WebSocketClient, connection_count
 
@@ -129,9 +131,11 @@ def measure_messages(server: Server, messages: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.sockets", description=__doc__.splitlines()[0])
-    parser.add_argument("--sockets", type=int, default=100, help="idle connections (default: %(default)s)")
-    parser.add_argument("--rounds", type=int, default=10, help="calls in each repetition (default: %(default)s)")
-    parser.add_argument("--messages", type=int, default=400, help="messages to answer (default: %(default)s)")
+    parser.add_argument("--sockets", type=at_least(1), default=100, help="idle connections (default: %(default)s)")
+    parser.add_argument(
+        "--rounds", type=at_least(1), default=10, help="calls in each repetition (default: %(default)s)"
+    )
+    parser.add_argument("--messages", type=at_least(1), default=400, help="messages to answer (default: %(default)s)")
     parser.add_argument("--fake", action="store_true", help="answer without models")
     options = parser.parse_args()
     data = b"a clip" if options.fake else phone_clip(640, 360, 3.0)
@@ -149,4 +153,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -15,6 +15,8 @@ from statistics import median
 
 from playwright.sync_api import Browser
 
+from bench.command import run_command
+from moodreel.training.cli.options import at_least
 from moodreel.training.evaluation.markdown import format_table
 from tests.support.browser import chromium
 from tests.support.server import FAKE_APP, KEY, Server
@@ -60,8 +62,10 @@ def measure(browser: Browser, url: str) -> list[float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
+    parser = argparse.ArgumentParser(
+        "python -m bench.studio", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--rounds", type=at_least(1), default=5)
     options = parser.parse_args(arguments)
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -84,4 +88,4 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

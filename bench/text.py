@@ -17,7 +17,9 @@ from pathlib import Path
 import psutil
 import torch
 
+from bench.command import run_command
 from moodreel.pipelines.language_id import LanguageIdentifier
+from moodreel.training.cli.options import at_least
 
 STORE = Path(__file__).resolve().parents[1] / "model_store"
 LINE = "I finally told her how I feel, and I have been smiling ever since 😊"
@@ -25,9 +27,9 @@ ENTRY = (LINE + " Then we went home and I cooked dinner, nothing special, and wa
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser("python -m bench.text", description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, help="folder of GoEmotions, to count false alarms")
-    parser.add_argument("--rounds", type=int, default=20, help="repetitions (default: %(default)s)")
+    parser.add_argument("--rounds", type=at_least(1), default=20, help="repetitions (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
     # As in the workers (api/gunicorn.conf.py): large blocks are returned to the system when they are freed.
@@ -91,4 +93,4 @@ def _megabytes() -> float:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

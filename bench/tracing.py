@@ -13,8 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from bench.command import run_command
 from bench.serve import cpu_ms, post
 from moodreel.timing import stage
+from moodreel.training.cli.options import at_least
 from tests.support.server import REAL_APP, ROOT, Server
 from tests.support.trace_collector import TraceCollector, attributes, trace_collector
 
@@ -59,7 +61,7 @@ def draw_trace(collector: TraceCollector, request_id: str, columns: int = 60) ->
 
 def main() -> None:
     parser = argparse.ArgumentParser("python -m bench.tracing", description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=12, help="default: %(default)s")
+    parser.add_argument("--rounds", type=at_least(1), default=12, help="default: %(default)s")
     options = parser.parse_args()
     clip = (ROOT / "examples" / "smile.mp4").read_bytes()
     calls: dict[str, Callable[[Server], object]] = {
@@ -91,4 +93,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)
