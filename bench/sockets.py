@@ -43,13 +43,12 @@ def cpu_seconds(server: Server) -> float:
 
 @contextmanager
 def connected(server: Server, number: int) -> Iterator[list[WebSocketClient]]:
-    """Open `number` connections and wait until each has received the full count."""
-    before = connection_count(server)
+    """Open `number` connections, the only ones, and wait until the last has received the full count."""
     with ExitStack() as stack:
         clients = [stack.enter_context(WebSocketClient(server)) for _ in range(number)]
-        clients[-1].wait_for_connections(before + number)
+        clients[-1].wait_for_connections(number)
         yield clients
-    while connection_count(server) > before:
+    while connection_count(server) > 0:
         time.sleep(0.05)
 
 
