@@ -7,6 +7,7 @@ from moodreel.errors import MoodreelError
 
 
 def run_command(main: Callable[[], object]) -> None:
+    """Run `main`. After Ctrl-C the exit status is 130; an input that cannot be used is one line, with status 1."""
     try:
         main()
     except KeyboardInterrupt:
