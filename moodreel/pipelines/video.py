@@ -245,15 +245,7 @@ def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) 
     ratio, found = ASPECTS[loop.aspect], analysis.prediction
     timeline = [point for point in found.timeline if point.track == found.track] if found else []
     crop = FaceCrop(ratio, [(point.time, point.box) for point in timeline]) if ratio else None
-    return make_boomerang(
-        reader,
-        analysis.peak,
-        duration=loop.duration,
-        size=loop.size,
-        output=loop.output,
-        full_clip=loop.moment == "whole",
-        crop=crop,
-    )
+    return make_boomerang(reader, analysis.peak, loop, crop=crop)
 
 
 def _main_track(tracks: dict[int, Track]) -> int:
