@@ -112,9 +112,7 @@ def _is_closed(sock: socket.socket | None) -> bool:
         return False
     try:
         return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except ValueError:  # a TLS socket takes no flags
+    except (BlockingIOError, ValueError):  # a TLS socket takes no flags
         return False
     except OSError:
         return True

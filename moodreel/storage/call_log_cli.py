@@ -80,7 +80,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _list(options: argparse.Namespace) -> None:
-    titles = {column: column for column in COLUMNS} | {"status_code": "code", "latency_ms": "ms", "prediction": "result"}
+    titles = {column: column for column in COLUMNS} | {
+        "status_code": "code",
+        "latency_ms": "ms",
+        "prediction": "result",
+    }
     print(_to_line(titles))
     for row in CallLog(options.db).iterate(_filters(options), options.limit or DEFAULT_ROWS):
         print(_to_line(row))
