@@ -97,7 +97,7 @@ def _accept() -> Response | None:
         "caller": {"id": caller.id, "roles": sorted(caller.roles), "user": caller.user},
     }
     try:
-        job_id = runner.add(owner(caller), call, body, webhook)
+        job_id = runner.add(caller.owner, call, body, webhook)
     except TooManyJobs as error:
         raise ApiError(
             "overloaded",
@@ -111,11 +111,6 @@ def _accept() -> Response | None:
     response.headers["Preference-Applied"] = "respond-async"
     response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
     return response
-
-
-def owner(caller: Caller) -> str:
-    """Return who may read and delete the caller's jobs."""
-    return caller.user or caller.id
 
 
 class JobRunner:

@@ -12,8 +12,8 @@ import torch
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import ModelInvalid
-from moodreel.models.model_card import AUDIO_VISUAL, ModelCard, read_card
-from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch, AudioVisualNet
+from moodreel.models.model_card import AUDIO_VISUAL, MODALITIES, ModelCard, read_card
+from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.resnet18 import FEATURE_DIM
 from moodreel.models.predictor import ModelInfo, calibrate, label_scales
 from moodreel.models.registry import CARD_FILE, ModelRegistry, find_weights, load_network

@@ -20,7 +20,7 @@ from moodreel.errors import ModelInvalid, ModelNotFound, MoodreelError
 from moodreel.faces.features import CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models import download, face_registry, predictor
-from moodreel.models.face_registry import WEIGHTS_FILE, face_model_registry, load_face_model
+from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import emotimesh_card, read_card
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
@@ -28,6 +28,7 @@ from moodreel.models.networks.frame_pooling import FramePoolingNet
 from moodreel.models.networks.multi_head import standardize
 from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import FacePredictor, resolve_device
+from moodreel.models.registry import WEIGHTS_FILE
 
 STORE = Path(__file__).parents[2] / "model_store"
 
