@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,8 +13,8 @@ from moodreel.pipelines.boomerang import LoopOptions
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
+from tests.support.server import STORE
 
-STORE = Path(__file__).parents[2] / "model_store"
 LOOP = LoopOptions(duration=1.0, size=160)
 
 

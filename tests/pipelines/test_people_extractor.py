@@ -1,7 +1,5 @@
 """Test how the people of a video are extracted: which frames get landmarks, and that the others are no worse."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -11,8 +9,7 @@ from moodreel.media.video import VideoReader
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.people_extractor import LANDMARK_STEP, PeopleExtractor
 from tests.support import synthetic_frames, synthetic_video
-
-STORE = Path(__file__).parents[2] / "model_store"
+from tests.support.server import STORE
 
 
 @pytest.fixture(scope="module")
