@@ -48,16 +48,13 @@ class MapFunction(Protocol):
         """Return the result for each item."""
 
 
-def detect_tiled(
-    landmarker: FaceLandmarker, rgb: np.ndarray, *, map_fn: MapFunction = map, max_faces: int = MAX_FACES
-) -> tuple[Face, ...]:
-    """Detect the faces of an image; the largest box comes first.
+def detect_tiled(landmarker: FaceLandmarker, rgb: np.ndarray, *, map_fn: MapFunction = map) -> tuple[Face, ...]:
+    """Detect the faces of an image, at most `MAX_FACES`; the largest box comes first.
 
     Args:
         landmarker: Runs on the whole image with its fallbacks, and once on each tile.
         rgb: uint8 (H, W, 3), RGB.
         map_fn: That of a thread pool runs the tiles in parallel; the result is the same.
-        max_faces: Most faces to return.
     """
     height, width = rgb.shape[:2]
 
@@ -73,13 +70,13 @@ def detect_tiled(
 
     found = _deduplicate([landmarker.detect(rgb)])
     for side in _tile_sides(width, height):
-        if len(found) >= max_faces:
+        if len(found) >= MAX_FACES:
             break
         masked = _mask_out(rgb, found)
         candidates = _deduplicate(map_fn(partial(detect_in_tile, masked), _tiles(width, height, side)))
-        confirmed = map_fn(confirm, _largest_first(candidates)[: max_faces - len(found)])
+        confirmed = map_fn(confirm, _largest_first(candidates)[: MAX_FACES - len(found)])
         found = _deduplicate([found, *confirmed])
-    return tuple(_largest_first(found)[:max_faces])
+    return tuple(_largest_first(found)[:MAX_FACES])
 
 
 def _tile_sides(width: int, height: int) -> list[int]:
