@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from moodreel.faces.landmarker import Face, FaceLandmarker, box_area, to_full_image
+from moodreel.faces.tracker import Box, shared_area
 
 MAX_FACES = 32
 MIN_TILE_SIDE = 256
@@ -34,8 +35,6 @@ CONTEXT_SCALE = 2.0
 
 Tile = tuple[int, int, int]
 """Left, top and side of a square in pixels."""
-Box = tuple[float, float, float, float]
-"""x, y, width, height, relative to the image."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -134,9 +133,7 @@ def _truncated_by_tile(face: Face, tile: Tile, width: int, height: int) -> bool:
 
 
 def _is_same_face(a: Box, b: Box) -> bool:
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return width > 0 and height > 0 and width * height > MATCH_OVERLAP * min(a[2] * a[3], b[2] * b[3])
+    return shared_area(a, b) > MATCH_OVERLAP * min(a[2] * a[3], b[2] * b[3])
 
 
 def _largest_first(faces: Iterable[Face]) -> list[Face]:

@@ -13,14 +13,8 @@ from moodreel.pipelines.boomerang import LoopOptions
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
-from tests.support.server import STORE
 
 LOOP = LoopOptions(duration=1.0, size=160)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine.load(STORE)
 
 
 @pytest.fixture

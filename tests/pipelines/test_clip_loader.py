@@ -22,17 +22,10 @@ from moodreel.media import mel_spectrogram
 from moodreel.media.audio import SAMPLE_RATE, AudioLimits
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED, ClipLoader
-from moodreel.pipelines.engine import Engine
 from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
-from tests.support.server import STORE
 from tests.support.synthetic_audio import encode_sine_clip
 
 BOTH = ("video", "audio")
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load(STORE)
 
 
 @pytest.fixture(scope="module")

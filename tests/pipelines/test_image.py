@@ -26,11 +26,6 @@ NO_FACE = synthetic_image.encode_image(skimage.data.coffee())
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return Engine.load(STORE, wait_seconds=0.05)
-
-
-@pytest.fixture(scope="module")
 def pipeline(engine):
     return ImagePipeline(engine)
 

@@ -2,21 +2,11 @@
 
 import cv2
 import numpy as np
-import pytest
 
 from moodreel.faces.features import CropKind
 from moodreel.media.video import VideoReader
-from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.people_extractor import LANDMARK_STEP, PeopleExtractor
 from tests.support import synthetic_frames, synthetic_video
-from tests.support.server import STORE
-
-
-@pytest.fixture(scope="module")
-def engine():
-    engine = Engine.load(STORE)
-    yield engine
-    engine.close()
 
 
 def close_up(count):
