@@ -303,7 +303,7 @@ def test_a_drawn_face_is_no_face(loader):
 
 def test_an_upside_down_clip_has_the_crops_of_the_upright_one(loader):
     upright, turned = (
-        loader.load(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
+        loader.load(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"})).batch
         for frames in (FACE, [np.ascontiguousarray(frame[::-1, ::-1]) for frame in FACE])
     )
     assert turned.face_mask.all()
