@@ -155,7 +155,7 @@ def import_transformers(name: str) -> ModuleType:
             "(in a clone: pip install -r requirements-extras.txt)"
         ) from error
     transformers_logging.disable_progress_bar()
-    # Whoever loads a model reports what does not fit.
+    # The functions that load a model report what does not fit.
     transformers_logging.set_verbosity_error()
     return transformers
 
