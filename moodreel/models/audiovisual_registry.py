@@ -120,11 +120,9 @@ def _infer(compute: Callable[[Input], torch.Tensor], value: Input) -> torch.Tens
 DEFAULT_MODEL = "faces-eight"
 
 
-def audiovisual_model_registry(
-    root: Path, *, default: str = DEFAULT_MODEL, device: str = "cpu"
-) -> ModelRegistry[AudioVisualPredictor]:
+def audiovisual_model_registry(root: Path, *, device: str = "cpu") -> ModelRegistry[AudioVisualPredictor]:
     """Make a registry of the models that read faces and voices."""
-    return ModelRegistry(root, kind=AUDIO_VISUAL, loader=load_audiovisual_model, default=default, device=device)
+    return ModelRegistry(root, kind=AUDIO_VISUAL, loader=load_audiovisual_model, default=DEFAULT_MODEL, device=device)
 
 
 def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> AudioVisualPredictor:

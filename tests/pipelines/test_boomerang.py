@@ -200,12 +200,12 @@ def test_a_width_of_one_pixel_is_doubled(output):
     assert make_boomerang(read_once(data), 0.1, LoopOptions(output=output)).width == 2
 
 
-def two_shots(cut: float, seconds: float = 4.0, fps: int = 25) -> bytes:
-    """Encode a face that moves, and from `cut` on, in seconds, a photo that moves."""
+def two_shots(cut: float) -> bytes:
+    """Encode 4 s of a face that moves, and from `cut` on, in seconds, of a photo that moves."""
     photo = synthetic_frames.group_photo(420, 340, 0, 90)[0]
-    faces = synthetic_frames.face_frames(round(cut * fps))
-    others = [photo[50:290, index % 80 : index % 80 + 320] for index in range(round((seconds - cut) * fps))]
-    return synthetic_video.encode_video([*faces, *others], fps=fps)
+    faces = synthetic_frames.face_frames(round(cut * 25))
+    others = [photo[50:290, index % 80 : index % 80 + 320] for index in range(round((4 - cut) * 25))]
+    return synthetic_video.encode_video([*faces, *others], fps=25)
 
 
 @pytest.mark.parametrize("output", OUTPUTS)
