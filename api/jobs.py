@@ -121,7 +121,7 @@ class JobRunner:
         sender: calls the webhooks of jobs that have ended; None calls none.
     """
 
-    def __init__(self, store: JobStore, sender: WebhookSender | None = None) -> None:
+    def __init__(self, store: JobStore, sender: WebhookSender | None) -> None:
         self.store = store
         self._sender = sender
         self._wake = threading.Event()

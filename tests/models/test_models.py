@@ -17,7 +17,7 @@ import torch
 
 from moodreel.emotions import EMOTIMESH_TRAINED_ORDER, FIVE, SEVEN
 from moodreel.errors import ModelInvalid, ModelNotFound, MoodreelError
-from moodreel.faces.features import CropKind, FaceFeatures, extract_features
+from moodreel.faces.features import CropKind, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models import download, face_registry, predictor
 from moodreel.models.face_registry import face_model_registry, load_face_model
@@ -29,7 +29,7 @@ from moodreel.models.networks.multi_head import standardize
 from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import FacePredictor, resolve_device
 from moodreel.models.registry import WEIGHTS_FILE
-from tests.models.test_multi_head import save
+from tests.models.test_multi_head import random_features, save
 from tests.support.server import STORE
 
 SMALL = {"width": 16, "embedding": 8, "hidden": 4}
@@ -42,22 +42,11 @@ TINY = {"hidden": 4, "channels": 2}
 FACE = {"stem": (4, 8, 8), "width": 16, "heads": 2, "layers": 1}
 """Arguments of a vision transformer that is quick to make."""
 
-CROP_SHAPES = {CropKind.GRAY: (48, 48), CropKind.COLOR: (96, 96, 3), CropKind.SQUARE: (224, 224, 3)}
-
 
 def random_track(seed=0, frames=1, kind=CropKind.GRAY):
     """Return a track of random features, each frame another face."""
     rng = np.random.default_rng(seed)
-    return [
-        FaceFeatures(
-            landmarks=rng.random((478, 3), np.float32),
-            normalized_landmarks=rng.normal(0, 4, (478, 3)).astype(np.float32),
-            blendshapes=rng.random(52, np.float32),
-            pose=np.zeros(3, np.float32),
-            crop=rng.integers(0, 256, CROP_SHAPES[kind], dtype=np.uint8),
-        )
-        for _ in range(frames)
-    ]
+    return [random_features(rng, kind) for _ in range(frames)]
 
 
 def random_network(kind, arguments, classes=5):

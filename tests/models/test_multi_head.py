@@ -103,7 +103,7 @@ CROP_SHAPES = {CropKind.GRAY: (48, 48), CropKind.COLOR: (96, 96, 3), CropKind.SQ
 
 
 def random_features(seed=0, kind=CropKind.GRAY):
-    """Return random features of one frame."""
+    """Return random features of one frame; `seed` may be a generator."""
     rng = np.random.default_rng(seed)
     return FaceFeatures(
         landmarks=rng.random((478, 3), np.float32),
