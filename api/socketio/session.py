@@ -14,7 +14,6 @@ from api.auth import authentication
 from api.auth.authentication import Caller
 from api.auth.credentials import with_credentials
 from api.auth.csrf import is_same_origin
-from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, to_message
 from api.log_fields import LogFields
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS
@@ -82,8 +81,7 @@ class SocketIOSession:
         self._model: str | None = None
         self._error: str | None = None
         transport.set_authenticated()
-        expires_at = caller.token.expires_at.timestamp() + LEEWAY_SECONDS if caller.token else None
-        transport.close_after(expires_at - time.time() if expires_at else None, self._expire)
+        transport.close_after(caller.token.seconds_left if caller.token else None, self._expire)
         LIVE_SESSIONS.inc()
 
     def send_welcome(self) -> None:
