@@ -175,7 +175,7 @@ def load_engine(settings: Settings) -> Engine:
     )
 
 
-def load_video_pipeline(settings: Settings, engine: Engine, cache: AnalysisCache | None = None) -> VideoPipeline:
+def load_video_pipeline(settings: Settings, engine: Engine, cache: AnalysisCache | None) -> VideoPipeline:
     """Create the video pipeline."""
     return VideoPipeline(engine, limits=video_limits(settings), sample_rate=settings.analysis_fps, cache=cache)
 

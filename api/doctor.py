@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from api.settings import Settings, SettingsError
@@ -278,13 +279,13 @@ def _verify_model(folder: Path) -> None:
         raise MoodreelError(f"{card['file']} is not the file of its model.json; restore the two from one release.")
 
 
-def _missing(names: Sequence[str], mode: str) -> list[str]:
+def _missing(names: Sequence[str], mode: Literal["r", "w"]) -> list[str]:
     from av.codec import Codec
     from av.codec.codec import UnknownCodecError
 
     def is_missing(name: str) -> bool:
         try:
-            Codec(name, "r" if mode == "r" else "w")
+            Codec(name, mode)
         except UnknownCodecError:
             return True
         return False

@@ -109,22 +109,13 @@ class ApiError(Exception):
     Args:
         code: A key of `STATUS`.
         detail: A sentence for the caller that says what to do next.
-        errors: Messages by field.
         headers: Headers of the response.
     """
 
-    def __init__(
-        self,
-        code: str,
-        detail: str,
-        *,
-        errors: Mapping[str, object] | None = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> None:
+    def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(detail)
         self.code = code
         self.detail = detail
-        self.errors = errors
         self.headers = headers or {}
 
 
@@ -198,7 +189,7 @@ def _problem(code: str, detail: str, status: int) -> dict[str, object]:
 
 
 def _handle_api_error(error: ApiError) -> Response:
-    return problem_response(error.code, error.detail, errors=error.errors, headers=error.headers)
+    return problem_response(error.code, error.detail, headers=error.headers)
 
 
 def _handle_domain_error(error: MoodreelError) -> Response:

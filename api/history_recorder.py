@@ -26,7 +26,7 @@ def init_app(app: Flask) -> None:
         maintenance.run_hourly(app, _prune)
 
 
-def write_entry(entry: HistoryEntry, media: Callable[[], Sequence[StoredFile]] = tuple) -> str | None:
+def write_entry(entry: HistoryEntry, media: Callable[[], Sequence[StoredFile]]) -> str | None:
     """Write an entry into the caller's history.
 
     Args:

@@ -53,7 +53,7 @@ def begin(body: Iterable[bytes]) -> None:
     if match is None:
         raise ApiError("bad_header", f"{HEADER} takes at most 255 visible ASCII characters, such as a UUID.")
     caller: Caller = g.caller
-    key = _hash([(caller.user or caller.id).encode(), match[1].encode()])
+    key = _hash([caller.owner.encode(), match[1].encode()])
     accept = request.headers.get("Accept", "")
     call = _hash([request.path.rstrip("/").encode(), request.query_string, accept.encode(), *body])
     try:
@@ -82,7 +82,7 @@ def _names_no_job(answer: Answer, caller: Caller) -> bool:
     jobs, location = services().jobs, dict(answer.headers).get("Location", "")
     if answer.status != HTTPStatus.ACCEPTED or jobs is None:
         return False
-    return jobs.store.get(caller.user or caller.id, location.removeprefix("/jobs/")) is None
+    return jobs.store.get(caller.owner, location.removeprefix("/jobs/")) is None
 
 
 def _keep(response: Response) -> Response:

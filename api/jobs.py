@@ -97,7 +97,7 @@ def _accept() -> Response | None:
         "caller": {"id": caller.id, "roles": sorted(caller.roles), "user": caller.user},
     }
     try:
-        job_id = runner.add(owner(caller), call, body, webhook)
+        job_id = runner.add(caller.owner, call, body, webhook)
     except TooManyJobs as error:
         raise ApiError(
             "overloaded",
@@ -113,11 +113,6 @@ def _accept() -> Response | None:
     return response
 
 
-def owner(caller: Caller) -> str:
-    """Return who may read and delete the caller's jobs."""
-    return caller.user or caller.id
-
-
 class JobRunner:
     """Run jobs in a thread of this worker, one at a time.
 
@@ -126,7 +121,7 @@ class JobRunner:
         sender: calls the webhooks of jobs that have ended; None calls none.
     """
 
-    def __init__(self, store: JobStore, sender: WebhookSender | None = None) -> None:
+    def __init__(self, store: JobStore, sender: WebhookSender | None) -> None:
         self.store = store
         self._sender = sender
         self._wake = threading.Event()

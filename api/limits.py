@@ -109,12 +109,6 @@ class ConnectionLimiter:
             if not self._by_user[user]:
                 del self._by_user[user]
 
-    @property
-    def in_use(self) -> int:
-        """Number of slots taken now."""
-        with self._lock:
-            return self._by_user.total()
-
 
 class ConnectionSlot:
     """The slot of one connection: first without a user, then the user's. A context manager that returns it.

@@ -10,12 +10,12 @@ class LogFields(TypedDict, total=False):
 
     prediction: str | None
     confidence: float | None
-    error: str
+    error: str | None
     bytes_in: int
     content_sha256: str
     video_seconds: float | None
     frames: int | None
-    model: str
+    model: str | None
     timings: dict[str, float]
     modalities: str | None
     job: str

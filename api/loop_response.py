@@ -47,7 +47,9 @@ def documented(blueprint: Blueprint) -> Callable[[_View], _View]:
 def loop_options(options: LoadedData) -> LoopOptions:
     """Return the options of a loop; its output is the requested one, or what the Accept header asks for, or MP4."""
     accepted = _accepted(TYPES.values())
-    output = options["output"] or next((output for output, kind in TYPES.items() if kind == accepted), "mp4")
+    output = options["output"] or next(
+        (output for output, kind in TYPES.items() if kind == accepted), LoopOptions.output
+    )
     return LoopOptions(options["duration"], options["size"], output, options["moment"], options["aspect"])
 
 

@@ -38,8 +38,8 @@ class _PeriodicTask:
         self._task(self._container)
 
 
-def release_memory_when_idle(app: Flask, seconds: float = IDLE_SECONDS) -> None:
-    """Return freed memory to the system when no request was answered for some seconds.
+def release_memory_when_idle(app: Flask) -> None:
+    """Return freed memory to the system when no request was answered for `IDLE_SECONDS`.
 
     After videos, glibc keeps some 50 MB for the next ones. To return them takes 10 ms, and as much to get them again.
     """
@@ -52,7 +52,7 @@ def release_memory_when_idle(app: Flask, seconds: float = IDLE_SECONDS) -> None:
         while answered.wait():
             while answered.is_set():
                 answered.clear()
-                time.sleep(seconds)
+                time.sleep(IDLE_SECONDS)
             malloc_trim(0)
 
     def after_request(response: Response) -> Response:

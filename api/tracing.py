@@ -155,12 +155,12 @@ class Tracing:
         span.end(clock + int(1e9 * stage.ended))
 
 
-def probe_collector(seconds: float = 2.0) -> str | None:
+def probe_collector() -> str | None:
     """Send a request without spans to the collector. Returns why it was not taken; None if it was."""
     messages: SimpleQueue[logging.LogRecord] = SimpleQueue()
     sdk_logger = logging.getLogger("opentelemetry")
     sdk_logger.handlers, sdk_logger.propagate = [QueueHandler(messages)], False
-    if OTLPSpanExporter(timeout=seconds).export([]) is SpanExportResult.SUCCESS:
+    if OTLPSpanExporter(timeout=2.0).export([]) is SpanExportResult.SUCCESS:
         return None
     return messages.get_nowait().getMessage()
 

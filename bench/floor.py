@@ -39,7 +39,7 @@ class Floor:
         self._detect_all(_decode(data, cover_frames=0)[0])
 
     def thumbnail(self, data: bytes) -> None:
-        """Do the same, and encode `COVER_FRAMES` frames as H.264."""
+        """Decode and detect as `predict` does, and encode `COVER_FRAMES` frames as H.264."""
         images, cover = _decode(data, cover_frames=COVER_FRAMES)
         self._detect_all(images)
         _encode(cover)

@@ -12,7 +12,6 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -27,11 +26,11 @@ from moodreel.pipelines.engine import DETECTION_SIDE, Engine
 from moodreel.pipelines.people_extractor import SAMPLE_RATE, landmark_step
 from moodreel.training.cli.options import at_least
 from moodreel.training.evaluation.markdown import format_table
+from tests.support.server import STORE
 
 MAX_CPU_MS = 12.0
 """Milliseconds of CPU that a frame may take, face detection included."""
 LANDMARKS = "for comparison: landmarks in each frame"
-STORE = Path(__file__).resolve().parents[1] / "model_store"
 
 
 def cpu_ms(work: Callable[[], object], count: int) -> float:

@@ -23,6 +23,7 @@ import torch
 
 from bench.clips import phone_clip
 from bench.command import run_command
+from bench.serve import cpu_ms
 from moodreel.media import image
 from moodreel.pipelines.engine import Engine
 from moodreel.training.cli.options import at_least
@@ -109,10 +110,6 @@ def worker_megabytes(server: Server) -> list[float]:
     return [worker.memory_info().rss / 2**20 for worker in server.workers]
 
 
-def cpu_seconds(server: Server) -> float:
-    return sum(sum(worker.cpu_times()[:2]) for worker in server.workers)
-
-
 def run_in_threads(tasks: Sequence[Callable[[], None]]) -> None:
     threads = [threading.Thread(target=work) for work in tasks]
     for thread in threads:
@@ -191,9 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         for client in clients:
             client.reset()
         taken.clear()
-        before, cpu_before = worker_megabytes(server), cpu_seconds(server)
+        before, cpu_before = worker_megabytes(server), cpu_ms(server.workers)
         run_in_threads([lambda client=client: client.run(options.seconds) for client in clients])
-        cpu_spent = cpu_seconds(server) - cpu_before
+        cpu_spent = cpu_ms(server.workers) - cpu_before
         after = worker_megabytes(server)
         stop.set()
         if options.beside_predict:
@@ -203,7 +200,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     latencies = print_latencies(clients)
     print(f"p50 is {percentile(latencies, 0.5) / wall_ms:.2f} times decoding and detection alone")
     if not options.beside_predict and latencies:
-        each = cpu_spent * 1000 / len(latencies)
+        each = cpu_spent / len(latencies)
         print(f"CPU of the server: {each:.1f} ms a frame answered, {each / cpu:.2f} times decoding and detection alone")
     if taken:
         print(f"/predict beside it: {len(taken)} calls, p50 {statistics.median(taken):.0f} ms")

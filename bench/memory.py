@@ -44,11 +44,6 @@ def print_row(server: Server, stage: str) -> None:
     print(f"| {stage} | {' | '.join(columns)} |", flush=True)
 
 
-def post_text(server: Server) -> None:
-    response = server.call("POST", "/api/text", json={"text": TEXT})
-    assert response.ok, response.text
-
-
 def stages(server: Server, clips: list[bytes], calls: int) -> dict[str, Callable[[], None]]:
     """Return what is called in each stage, `calls` times for each worker."""
 
@@ -58,7 +53,8 @@ def stages(server: Server, clips: list[bytes], calls: int) -> dict[str, Callable
 
     def post_texts() -> None:
         for _ in range(calls * len(server.workers)):
-            post_text(server)
+            response = server.call("POST", "/api/text", json={"text": TEXT})
+            assert response.ok, response.text
 
     return {
         "/predict": lambda: post_clips("/predict"),

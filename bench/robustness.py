@@ -35,8 +35,8 @@ from moodreel.training.cli.options import at_least
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.evaluation.calibration import expected_calibration_error
 from moodreel.training.evaluation.markdown import format_table
+from tests.support.server import STORE
 
-STORE = Path(__file__).resolve().parents[1] / "model_store"
 SEED = 0
 
 

@@ -22,7 +22,7 @@ import psutil
 
 from bench.clips import phone_clip
 from bench.command import run_command
-from bench.serve import p50_p95, post, wall_ms
+from bench.serve import cpu_ms, p50_p95, post, wall_ms
 from moodreel.training.cli.options import at_least
 from tests.support.server import FAKE_APP, REAL_APP, Server
 from tests.support.websocket_client import WebSocketClient, connection_count
@@ -37,8 +37,11 @@ def megabytes(server: Server) -> str:
     return ", ".join(f"{worker.memory_info().rss / 1e6:.0f}" for worker in server.workers)
 
 
-def cpu_seconds(server: Server) -> float:
-    return sum(sum(worker.cpu_times()[:2]) for worker in server.workers)
+def idle_share(server: Server) -> float:
+    """Return the share of a core that all workers take while nothing happens."""
+    before = cpu_ms(server.workers)
+    time.sleep(IDLE_SECONDS)
+    return (cpu_ms(server.workers) - before) / 1000 / IDLE_SECONDS
 
 
 @contextmanager
@@ -76,13 +79,8 @@ def compare_latency(server: Server, data: bytes, sockets: int, rounds: int) -> N
 def measure_idle_cpu(server: Server, sockets: int) -> None:
     """Measure the CPU time of idle sockets."""
     with connected(server, sockets):
-        before = cpu_seconds(server)
-        time.sleep(IDLE_SECONDS)
-        share = (cpu_seconds(server) - before) / IDLE_SECONDS
-    start = cpu_seconds(server)
-    time.sleep(IDLE_SECONDS)
-    without = (cpu_seconds(server) - start) / IDLE_SECONDS
-    print(f"\nCPU of all workers while idle: {share:.1%} of a core with sockets, {without:.1%} without")
+        share = idle_share(server)
+    print(f"\nCPU of all workers while idle: {share:.1%} of a core with sockets, {idle_share(server):.1%} without")
 
 
 def measure_broadcast(server: Server, sockets: int) -> None:

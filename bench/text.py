@@ -20,8 +20,8 @@ import torch
 from bench.command import run_command
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.training.cli.options import at_least
+from tests.support.server import STORE
 
-STORE = Path(__file__).resolve().parents[1] / "model_store"
 LINE = "I finally told her how I feel, and I have been smiling ever since 😊"
 ENTRY = (LINE + " Then we went home and I cooked dinner, nothing special, and watched the rain for a while. ") * 9
 

@@ -1,4 +1,4 @@
-"""Tell the program that runs moodreel what its shared parts do, such as to count it. By default nobody is told."""
+"""Call functions of the program that runs moodreel when its shared parts do something, such as to count it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

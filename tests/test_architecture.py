@@ -4,11 +4,11 @@ import ast
 import subprocess
 import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.server import ROOT
+
 MODULES = sorted([*(ROOT / "moodreel").rglob("*.py"), *(ROOT / "api").rglob("*.py")])
 FITTED_BY_LBFGS = {
     "calibration.py": "temperatures",

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 import moodreel
+from tests.support.server import ROOT
 
-ROOT = Path(__file__).parent.parent
 SITE = Path(sys.prefix, "lib", "python3.11", "site-packages")
 DOCKERFILE = (ROOT / "Dockerfile").read_text()
 FINAL_STAGE = DOCKERFILE.split("\nFROM ")[-1]

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from tests.support.server import ROOT
+
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 PINNED_IN = {
     "requirements.txt": [PROJECT["dependencies"], PROJECT["optional-dependencies"]["server"]],

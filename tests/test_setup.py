@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 import requests
 
-ROOT = Path(__file__).parent.parent
+from tests.support.server import ROOT
+
 SITE = Path(sys.prefix, "lib", "python3.11", "site-packages")
 PACKAGE_OF = {
     "libGL.so.1": "libgl1",

@@ -69,6 +69,11 @@ class Caller:
     token: Token | None = None
     cookie: str | None = None
 
+    @property
+    def owner(self) -> str:
+        """Identifies who may read what a call left, such as a job: the user, or the API key."""
+        return self.user or self.id
+
 
 def authenticate(request: Request) -> Caller | None:
     """Authenticate the request. Returns None without valid credentials; a token error is stored in `g.auth_error`."""

@@ -70,6 +70,11 @@ class Token:
         """Identifier of the user among those of all issuers: 64 hexadecimal digits that reveal no name."""
         return hashlib.sha256(json.dumps([self.issuer, self.user_id]).encode()).hexdigest()
 
+    @property
+    def seconds_left(self) -> float:
+        """Seconds until it is no longer accepted."""
+        return self.expires_at.timestamp() + LEEWAY_SECONDS - time.time()
+
 
 class IssuerVerifier(Protocol):
     """Verifies the tokens of one issuer."""

@@ -19,14 +19,10 @@ class _Language(TypedDict):
 
 
 class CrisisWords:
-    """The phrases of crisis.toml by language, each with its answer.
+    """The phrases of crisis.toml by language, each with its answer."""
 
-    Args:
-        path: The file.
-    """
-
-    def __init__(self, path: Path = _FILE) -> None:
-        languages: dict[str, _Language] = tomllib.loads(path.read_text(encoding="utf-8"))
+    def __init__(self) -> None:
+        languages: dict[str, _Language] = tomllib.loads(_FILE.read_text(encoding="utf-8"))
         self._patterns = [
             (re.compile("|".join(_pattern(phrase, language) for phrase in language["phrases"])), language["answer"])
             for language in languages.values()

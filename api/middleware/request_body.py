@@ -114,7 +114,7 @@ class Request(flask.Request):
         limit = self.max_content_length
         if limit is not None and (self.content_length or 0) > limit:
             raise RequestEntityTooLarge
-        # A route with a limit of its own reads a token or a few words, anybody's even: not in place of a video.
+        # A route with its own limit reads a token or a few words, even without credentials: a video may need the slot.
         takes_slot = limit in (None, services().settings.max_body_bytes)
         if takes_slot and (self.content_length or _is_chunked(self)):
             _acquire_slot()

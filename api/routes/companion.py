@@ -80,7 +80,7 @@ def _stream(pieces: Generator[str]) -> Response:
     """Send the pieces as they come. What fails before the first one raises ApiError."""
     with stage("companion"):
         first = next(pieces)
-    log_fields.add(model=services().settings.llm_model or "")
+    log_fields.add(model=services().settings.llm_model)
     response = Response(_events(chain([first], pieces), log_fields.current()), mimetype=_TYPE)
     response.headers["X-Accel-Buffering"] = "no"  # nginx would collect the pieces
     response.call_on_close(pieces.close)
@@ -112,9 +112,7 @@ def _is_closed(sock: socket.socket | None) -> bool:
         return False
     try:
         return sock.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT) == b""
-    except BlockingIOError:
-        return False
-    except ValueError:  # a TLS socket takes no flags
+    except (BlockingIOError, ValueError):  # a TLS socket takes no flags
         return False
     except OSError:
         return True

@@ -27,7 +27,7 @@ blueprint = GuardedBlueprint("jobs", __name__, description="Calls that are answe
 @blueprint.error_responses("not_found", "storage_unavailable")
 def job(job_id: str) -> Response:
     """Return a job of mine: 202 while it waits or runs, then 200 with the answer, or with the error as a problem."""
-    state = _runner().store.get(jobs.owner(g.caller), job_id)
+    state = _runner().store.get(g.caller.owner, job_id)
     if state is None:
         raise _not_found()
     body: dict[str, object] = {"id": job_id, "status": state.status}
@@ -51,7 +51,7 @@ def job(job_id: str) -> Response:
 @blueprint.error_responses("not_found", "storage_unavailable", "forbidden")
 def delete(job_id: str) -> Response:
     """Cancel a job of mine, or forget its answer. What was sent is deleted at once."""
-    if not _runner().store.delete(jobs.owner(g.caller), job_id):
+    if not _runner().store.delete(g.caller.owner, job_id):
         raise _not_found()
     return Response(status=204)
 

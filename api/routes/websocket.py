@@ -19,7 +19,6 @@ from api import analysis_recorder, log_fields
 from api.auth import authentication
 from api.auth.credentials import with_credentials
 from api.auth.csrf import is_same_origin
-from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, problem_response, to_message
 from api.limits import ConnectionSlot, TokenBucket
 from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED
@@ -112,8 +111,7 @@ def _serve(connection: WebSocketConnection, channel: WebSocketChannel, slot: Con
             return
         _sign_in(message, slot)
         channel.max_bytes = services().settings.socket_message_bytes
-    token = g.caller.token
-    seconds = token.expires_at.timestamp() + LEEWAY_SECONDS - time.time() if token else None
+    seconds = g.caller.token.seconds_left if g.caller.token else None
     connection.expire_after(seconds, "token_expired", "The token has expired. Sign in again.")
     _message_loop(connection, messages)
 

@@ -6,7 +6,7 @@ from marshmallow import fields, validate
 
 from api.schemas.fields import AnswerSchema, LowerCase, Seconds, field_doc, model_field
 from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
-from moodreel.models.networks.audiovisual import MODALITIES
+from moodreel.models.model_card import MODALITIES
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED
 
 AUDIO_FORMATS = ("wav", "mp3", "m4a", "aac", "ogg", "flac")

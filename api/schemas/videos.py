@@ -23,7 +23,7 @@ from api.schemas.fields import (
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from moodreel.emotions import FIVE
 from moodreel.faces.quality import TIPS
-from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SECTIONS, LOOP_SIDES, OUTPUTS
+from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SECTIONS, LOOP_SIDES, OUTPUTS, LoopOptions
 from moodreel.pipelines.face_crop import ASPECTS
 
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
@@ -64,10 +64,12 @@ class LoopOptionsSchema(OptionsSchema):
     """The options of a loop."""
 
     duration = fields.Float(
-        load_default=3.0, validate=validate.Range(*LOOP_SECONDS), metadata=field_doc("Seconds of the whole loop.")
+        load_default=LoopOptions.duration,
+        validate=validate.Range(*LOOP_SECONDS),
+        metadata=field_doc("Seconds of the whole loop."),
     )
     size = fields.Integer(
-        load_default=480,
+        load_default=LoopOptions.size,
         strict=True,
         validate=validate.Range(*LOOP_SIDES),
         metadata=field_doc("Longest side in pixels."),
@@ -75,15 +77,15 @@ class LoopOptionsSchema(OptionsSchema):
     output = fields.String(
         load_default=None,
         validate=validate.OneOf(OUTPUTS),
-        metadata=field_doc("By default what the Accept header asks for, or else `mp4`.", default="mp4"),
+        metadata=field_doc("By default what the Accept header asks for, or else `mp4`.", default=LoopOptions.output),
     )
     moment = fields.String(
-        load_default="expressive",
+        load_default=LoopOptions.moment,
         validate=validate.OneOf(LOOP_SECTIONS),
         metadata=field_doc("`expressive`: the moment that shows the emotion best. `whole`: all of the clip."),
     )
     aspect = fields.String(
-        load_default="original",
+        load_default=LoopOptions.aspect,
         validate=validate.OneOf(ASPECTS),
         metadata=field_doc(
             "`square` and `portrait` (9:16) crop the picture around the face, and no more than that takes."

@@ -6,6 +6,7 @@ import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
+from typing import Unpack
 
 from flask import g, request
 
@@ -13,8 +14,8 @@ from api.auth import authentication
 from api.auth.authentication import Caller
 from api.auth.credentials import with_credentials
 from api.auth.csrf import is_same_origin
-from api.auth.token_verifiers import LEEWAY_SECONDS
 from api.errors import STATUS, ApiError, to_message
+from api.log_fields import LogFields
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS
 from api.schemas.fields import LoadedData
 from api.schemas.live import DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
@@ -80,8 +81,7 @@ class SocketIOSession:
         self._model: str | None = None
         self._error: str | None = None
         transport.set_authenticated()
-        expires_at = caller.token.expires_at.timestamp() + LEEWAY_SECONDS if caller.token else None
-        transport.close_after(expires_at - time.time() if expires_at else None, self._expire)
+        transport.close_after(caller.token.seconds_left if caller.token else None, self._expire)
         LIVE_SESSIONS.inc()
 
     def send_welcome(self) -> None:
@@ -221,31 +221,12 @@ class SessionLogEntry:
         )
         self._writer.write(self.call)
 
-    def close(
-        self,
-        status: int,
-        *,
-        error: str | None = None,
-        frames: int | None = None,
-        model: str | None = None,
-        prediction: str | None = None,
-        video_seconds: float | None = None,
-    ) -> None:
-        """Store how the session ended; the arguments are attributes of `CallOutcome`."""
+    def close(self, status: int, **fields: Unpack[LogFields]) -> None:
+        """Store how the session ended."""
         call, self.call = self.call, None
         if call is None:
             return
-        call.finish(
-            CallOutcome(
-                status,
-                round((time.monotonic() - self._started_at) * 1000, 3),
-                error=error,
-                frames=frames,
-                model=model,
-                prediction=prediction,
-                video_seconds=video_seconds,
-            )
-        )
+        call.finish(CallOutcome(status, round((time.monotonic() - self._started_at) * 1000, 3), **fields))
         self._writer.write(call)
 
 

@@ -17,7 +17,7 @@ from moodreel.batch.filesystem import OutputFolder
 
 FOLDER = "analyses"
 UNKNOWN_DAY = "unknown"
-"""In place of the day of a file that is gone. (pandas fails on Hive's own name for it.)"""
+"""Stands for the day of a file that no longer exists. (pandas fails on Hive's own name for it.)"""
 _DOUBLES = pa.map_(pa.string(), pa.float64())
 _POINT = pa.struct(
     [

@@ -84,16 +84,13 @@ class ClipAnalyzer:
         row: Row = {}
         try:
             data = read_source(url)
-            row = self._find_day(url, data)
+            row = find_day_columns(url, data, self._options.zone)
             row |= self._predict(url, data, row["day"])
         except BatchError as error:
             return {"source": url, "error": STOPPED, "detail": str(error)}
         except Exception as error:
-            row = (row or self._find_day(url, data)) | describe_error(error)
+            row = (row or find_day_columns(url, data, self._options.zone)) | describe_error(error)
         return row | {"source": url, "bytes": data and len(data)}
-
-    def _find_day(self, url: str, data: bytes | None) -> Row:
-        return find_day_columns(url, data, self._options.zone)
 
     def _predict(self, url: str, data: bytes, day: object) -> Row:
         result = self._pipeline.predict(data, model=self._options.model, loop=self._options.loop)

@@ -136,9 +136,7 @@ def _run(
     context.max_errored_blocks = -1  # a task whose worker died is left out
     dataset = ray.data.from_items(list(files), override_num_blocks=-(-len(files) // per_task))
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # `ray_remote_args_fn` is to be replaced after 2.63; nothing else sets the retries
+        warnings.simplefilter("ignore")  # `ray_remote_args_fn` will be replaced after 2.63; only it sets the retries
         answers = dataset.map_batches(
             kind,
             fn_constructor_args=(options, output),

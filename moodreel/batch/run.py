@@ -4,7 +4,7 @@ import io
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
@@ -107,9 +107,7 @@ def _run(
                 buffer.add(rows)
                 summary.add(rows)
                 errors = len(rows) - rows["error"].null_count
-                progress = BatchProgress(
-                    progress.files, progress.before, progress.done + len(rows), progress.errors + errors
-                )
+                progress = replace(progress, done=progress.done + len(rows), errors=progress.errors + errors)
                 report(progress)
     _write_summary(summary, output)
     return summary

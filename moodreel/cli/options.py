@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from moodreel.models.model_card import DIARY, PRIORS
-from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES
+from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES, LoopOptions
 from moodreel.pipelines.face_crop import ASPECTS
 
 _Number = TypeVar("_Number", int, float)
@@ -17,17 +17,20 @@ def add_loop_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--duration",
         type=number(float, *LOOP_SECONDS),
-        default=3.0,
+        default=LoopOptions.duration,
         help="seconds of the loop, 0.5 to 10 (default: %(default)g)",
     )
     parser.add_argument(
         "--size",
         type=number(int, *LOOP_SIDES),
-        default=480,
+        default=LoopOptions.size,
         help="longest side of the loop in pixels, 64 to 1080 (default: %(default)s)",
     )
     parser.add_argument(
-        "--aspect", choices=ASPECTS, default="original", help="crop the loop around the face (default: %(default)s)"
+        "--aspect",
+        choices=ASPECTS,
+        default=LoopOptions.aspect,
+        help="crop the loop around the face (default: %(default)s)",
     )
 
 

@@ -148,22 +148,14 @@ def _predict_text(pipeline: TextPipeline, file: Path, options: argparse.Namespac
     if options.thumbnail or options.timeline:
         raise UnsupportedMedia("A text has no loop and no timeline: leave --thumbnail and --timeline out.")
     [result] = pipeline.predict([file.read_text(encoding="utf-8", errors="replace")], model=options.model)
-    _print(
-        json.dumps(formatting.text_to_json(file, result))
-        if options.json
-        else f"{file}: {formatting.describe_text(result)}"
-    )
+    _print_result(file, formatting.describe_text(result), formatting.text_to_json(file, result), options)
 
 
 def _predict_image(pipeline: ImagePipeline, file: Path, data: bytes, options: argparse.Namespace) -> None:
     if options.thumbnail or options.timeline:
         raise UnsupportedMedia("A picture has no loop and no timeline: leave --thumbnail and --timeline out.")
     result = pipeline.predict(data, model=options.model)
-    _print(
-        json.dumps(formatting.image_to_json(file, result))
-        if options.json
-        else f"{file}: {formatting.describe_image(result)}"
-    )
+    _print_result(file, formatting.describe_image(result), formatting.image_to_json(file, result), options)
 
 
 def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: argparse.Namespace) -> None:
@@ -187,11 +179,7 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
     if result.boomerang:
         _output_path(options.thumbnail, file, LOOP_SUFFIXES[0], options.files).write_bytes(result.boomerang.data)
     # Last, so that a file that cannot be written is the only line of this video.
-    _print(
-        json.dumps(formatting.video_to_json(file, result))
-        if options.json
-        else f"{file}: {formatting.describe_video(result)}"
-    )
+    _print_result(file, formatting.describe_video(result), formatting.video_to_json(file, result), options)
 
 
 def _seconds(data: bytes) -> float:
@@ -209,6 +197,10 @@ def _loop_options(file: Path, options: argparse.Namespace) -> LoopOptions | None
         return None
     output = _output_path(options.thumbnail, file, LOOP_SUFFIXES[0], options.files).suffix[1:]
     return LoopOptions(options.duration, options.size, output, aspect=options.aspect)
+
+
+def _print_result(file: Path, line: str, as_json: formatting.Json, options: argparse.Namespace) -> None:
+    _print(json.dumps(as_json) if options.json else f"{file}: {line}")
 
 
 def _print(line: str) -> None:

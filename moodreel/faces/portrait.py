@@ -17,11 +17,11 @@ PORTRAIT_SCALES = 2.0, 1.5
 """Sides of the squares that are searched, in longer sides of the face's bounding box."""
 MIN_CONFIDENCE = 0.7
 """Confidence at every scale that a clear face needs. With `MIN_POOR_CONFIDENCE` for the others, of 110 false faces in
-2,968 views of the animals and things of Tux Paint (cropped, scaled and rotated) 19 are taken for people; 27 were before
-portraits were turned upright and compared with themselves upside down. Of the largest true faces that `FaceLandmarker`
-finds, with its fallbacks, are kept: 784 of 793 in `webfaces`, 253 of 255 film frames (SFEW), 239 of 246 of FER+, and
-739 of 740 of KDEF, BU-3DFE and Bosphorus. The thresholds were chosen on faces of the same sets, so expect a little less
-on others."""
+2,968 views of the animals and things of Tux Paint (cropped, scaled and rotated) 19 are taken for people; 27 if
+portraits are not turned upright and compared with themselves upside down. Of the largest true faces that
+`FaceLandmarker` finds, with its fallbacks, are kept: 784 of 793 in `webfaces`, 253 of 255 film frames (SFEW), 239 of
+246 of FER+, and 739 of 740 of KDEF, BU-3DFE and Bosphorus. The thresholds were chosen on faces of the same sets, so
+expect a little less on others."""
 MIN_POOR_CONFIDENCE = 0.48
 """Confidence at the first scale that a blurred, dark, overexposed, small or turned face needs. Its answer is uncertain
 anyway, and with its quality the confidence falls: 0.7 would remove more than half of strongly blurred faces."""

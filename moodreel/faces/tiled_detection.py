@@ -20,6 +20,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from moodreel.faces.landmarker import Face, FaceLandmarker, box_area, to_full_image
+from moodreel.faces.tracker import Box, shared_area
 
 MAX_FACES = 32
 MIN_TILE_SIDE = 256
@@ -34,8 +35,6 @@ CONTEXT_SCALE = 2.0
 
 Tile = tuple[int, int, int]
 """Left, top and side of a square in pixels."""
-Box = tuple[float, float, float, float]
-"""x, y, width, height, relative to the image."""
 
 _Item = TypeVar("_Item")
 _Result = TypeVar("_Result")
@@ -48,16 +47,13 @@ class MapFunction(Protocol):
         """Return the result for each item."""
 
 
-def detect_tiled(
-    landmarker: FaceLandmarker, rgb: np.ndarray, *, map_fn: MapFunction = map, max_faces: int = MAX_FACES
-) -> tuple[Face, ...]:
-    """Detect the faces of an image; the largest box comes first.
+def detect_tiled(landmarker: FaceLandmarker, rgb: np.ndarray, *, map_fn: MapFunction = map) -> tuple[Face, ...]:
+    """Detect the faces of an image, at most `MAX_FACES`; the largest box comes first.
 
     Args:
         landmarker: Runs on the whole image with its fallbacks, and once on each tile.
         rgb: uint8 (H, W, 3), RGB.
         map_fn: That of a thread pool runs the tiles in parallel; the result is the same.
-        max_faces: Most faces to return.
     """
     height, width = rgb.shape[:2]
 
@@ -73,13 +69,13 @@ def detect_tiled(
 
     found = _deduplicate([landmarker.detect(rgb)])
     for side in _tile_sides(width, height):
-        if len(found) >= max_faces:
+        if len(found) >= MAX_FACES:
             break
         masked = _mask_out(rgb, found)
         candidates = _deduplicate(map_fn(partial(detect_in_tile, masked), _tiles(width, height, side)))
-        confirmed = map_fn(confirm, _largest_first(candidates)[: max_faces - len(found)])
+        confirmed = map_fn(confirm, _largest_first(candidates)[: MAX_FACES - len(found)])
         found = _deduplicate([found, *confirmed])
-    return tuple(_largest_first(found)[:max_faces])
+    return tuple(_largest_first(found)[:MAX_FACES])
 
 
 def _tile_sides(width: int, height: int) -> list[int]:
@@ -137,9 +133,7 @@ def _truncated_by_tile(face: Face, tile: Tile, width: int, height: int) -> bool:
 
 
 def _is_same_face(a: Box, b: Box) -> bool:
-    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    return width > 0 and height > 0 and width * height > MATCH_OVERLAP * min(a[2] * a[3], b[2] * b[3])
+    return shared_area(a, b) > MATCH_OVERLAP * min(a[2] * a[3], b[2] * b[3])
 
 
 def _largest_first(faces: Iterable[Face]) -> list[Face]:

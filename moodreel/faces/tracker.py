@@ -261,11 +261,17 @@ def _center(box: Box) -> tuple[float, float]:
     return box[0] + box[2] / 2, box[1] + box[3] / 2
 
 
+def shared_area(a: Box, b: Box) -> float:
+    """Return the area that lies in both boxes."""
+    width = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    height = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    return width * height if width > 0 and height > 0 else 0.0
+
+
 def _overlap(box: Box, other: Box) -> float:
     """Return the fraction of a box that another covers."""
-    width = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
-    height = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
-    return width * height / (box[2] * box[3]) if width > 0 and height > 0 and box[2] * box[3] else 0.0
+    area = box[2] * box[3]
+    return shared_area(box, other) / area if area else 0.0
 
 
 def _distance(a: Box, b: Box) -> float:

@@ -10,7 +10,7 @@ from moodreel.faces.features import CropKind
 from moodreel.faces.landmarker import FaceLandmarker, box_area
 from moodreel.faces.observation import FaceObservation, observe_face
 from moodreel.faces.portrait import crop_portrait
-from moodreel.faces.tracker import Box
+from moodreel.faces.tracker import Box, shared_area
 from moodreel.media import image
 from moodreel.media.image import ImageLimits
 
@@ -119,7 +119,5 @@ def mean_lab_color(rgb: np.ndarray, box: Box) -> tuple[float, ...]:
 
 
 def _overlap(box: Box, other: Box) -> float:
-    across = min(box[0] + box[2], other[0] + other[2]) - max(box[0], other[0])
-    down = min(box[1] + box[3], other[1] + other[3]) - max(box[1], other[1])
     least = min(box[2] * box[3], other[2] * other[3])
-    return across * down / least if across > 0 and down > 0 and least else 0.0
+    return shared_area(box, other) / least if least else 0.0

@@ -89,10 +89,8 @@ class LoadController:
             if self._checks_behind >= CHECKS_BEFORE_SHRINKING and self._step + 1 < len(self._sides):
                 self._step, self._checks_behind = self._step + 1, 0
                 if self._just_grown:
-                    self._checks_before_growing, self._just_grown = (
-                        min(2 * self._checks_before_growing, MAX_CHECKS_BEFORE_GROWING),
-                        False,
-                    )
+                    self._just_grown = False
+                    self._checks_before_growing = min(2 * self._checks_before_growing, MAX_CHECKS_BEFORE_GROWING)
             return
         self._checks_behind, self._checks_well = 0, self._checks_well + 1
         if well and self._checks_well >= self._checks_before_growing:

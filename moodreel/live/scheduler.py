@@ -8,7 +8,7 @@ import logging
 import threading
 import time as clock
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from moodreel.errors import MoodreelError
 from moodreel.live.frame import check_frame, detect_faces
@@ -43,7 +43,7 @@ class ScheduledSession:
     on_event: Callable[[LiveEvent], None]
     pending: LiveFrame | None = None
     due_at: float = 0.0
-    started_at: float = field(default=float("-inf"))
+    started_at: float = float("-inf")
     busy: bool = False
     closed: bool = False
     reset_requested: bool = False

@@ -31,15 +31,6 @@ FALLBACK_INTERVAL_SECONDS = 0.5
 _Observation = TypeVar("_Observation")
 
 
-@dataclass
-class _TrackState:
-    """The state of one face."""
-
-    window: "SlidingWindow[torch.Tensor]" = field(default_factory=lambda: SlidingWindow())
-    probabilities: EmaSmoother = field(default_factory=EmaSmoother)
-    blendshapes: EmaSmoother = field(default_factory=EmaSmoother)
-
-
 class SlidingWindow(Generic[_Observation]):
     """Sliding window of observations of one face, resampled to `STEP_SECONDS`, the rate the models were trained at."""
 
@@ -64,6 +55,15 @@ class SlidingWindow(Generic[_Observation]):
                 self._next_at if now - self._next_at < STEP_SECONDS else now - 0.1 * STEP_SECONDS
             ) + STEP_SECONDS
         return [*window, observation]
+
+
+@dataclass
+class _TrackState:
+    """The state of one face."""
+
+    window: SlidingWindow[torch.Tensor] = field(default_factory=SlidingWindow)
+    probabilities: EmaSmoother = field(default_factory=EmaSmoother)
+    blendshapes: EmaSmoother = field(default_factory=EmaSmoother)
 
 
 class LiveSession:

@@ -72,18 +72,12 @@ class FrameConverter:
         # One scaler for all frames: `frame.reformat` would set up a new one for each, and hold it as long as the frame.
         self._reformatter = VideoReformatter()
 
-    def scale(self, frame: av.VideoFrame, pixel_format: str) -> av.VideoFrame:
-        """Scale a frame to the target size in a pixel format, as FFmpeg calls it, such as `rgb24`."""
-        width, height = self._size
-        return self._reformatter.reformat(
-            _halve(frame, self._size), width, height, format=pixel_format, interpolation=Interpolation.AREA, threads=1
-        )
-
     def scale_compactly(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Scale a frame for `to_yuv` and keep it in YUV if it is: half the bytes of RGB."""
         if _has_alpha(frame):
             return av.VideoFrame.from_ndarray(self._flatten(frame), format="rgb24")
-        return self._scale_to_even(frame, frame.format.name if frame.format.name.startswith("yuv") else "rgb24")
+        pixel_format = frame.format.name if frame.format.name.startswith("yuv") else "rgb24"
+        return self._scale(frame, _even(self._size), pixel_format)
 
     def to_yuv(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Convert a frame to upright `yuv420p` of limited range, with even sides; colors as `to_rgb`.
@@ -93,7 +87,7 @@ class FrameConverter:
         if hdr.is_hdr(frame.color_trc) or gamut.is_wide(frame.color_primaries) or _has_alpha(frame):
             upright = rgb_to_yuv(self.to_rgb(frame))
             return upright if self._canvas is None else _add_borders(yuv_planes(upright), self._canvas, upright)
-        scaled = self._scale_to_even(frame, "yuv420p", dst_color_range=ColorRange.MPEG)
+        scaled = self._scale(frame, _even(self._size), "yuv420p", dst_color_range=ColorRange.MPEG)
         if scaled.colorspace in _UNKNOWN_MATRIX:
             scaled.colorspace = _BT601
         if self._matrix is None and self._canvas is None:
@@ -106,9 +100,9 @@ class FrameConverter:
         if _has_alpha(frame):
             rgb = self._flatten(frame)
         elif hdr.is_hdr(frame.color_trc):
-            rgb = hdr.tone_map(self.scale(frame, "rgb48le").to_ndarray(), frame.color_trc)
+            rgb = hdr.tone_map(self._scale(frame, self._size, "rgb48le").to_ndarray(), frame.color_trc)
         else:
-            rgb = self.scale(frame, "rgb24").to_ndarray()
+            rgb = self._scale(frame, self._size, "rgb24").to_ndarray()
             if gamut.is_wide(frame.color_primaries):
                 rgb = gamut.to_bt709(rgb, frame.color_primaries)
         return np.ascontiguousarray(_turn_upright(rgb, self._matrix))
@@ -120,8 +114,8 @@ class FrameConverter:
         rgb = ((rgba[..., :3] * alpha + 255 * (255 - alpha) + 127) // 255).astype(np.uint8)
         return cv2.resize(rgb, self._size, interpolation=cv2.INTER_AREA)
 
-    def _scale_to_even(self, frame: av.VideoFrame, pixel_format: str, **color: int) -> av.VideoFrame:
-        size = _even(self._size)
+    def _scale(self, frame: av.VideoFrame, size: tuple[int, int], pixel_format: str, **color: int) -> av.VideoFrame:
+        """Scale a frame, in a pixel format as FFmpeg calls it, such as `rgb24`."""
         return self._reformatter.reformat(
             _halve(frame, size), *size, format=pixel_format, interpolation=Interpolation.AREA, threads=1, **color
         )

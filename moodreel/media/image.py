@@ -142,9 +142,7 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: in
         return decoded
     except ImageTooBig:
         raise
-    except Image.DecompressionBombError as error:
-        raise _too_many_pixels(limits) from error
-    except MemoryError as error:
+    except (Image.DecompressionBombError, MemoryError) as error:
         raise _too_many_pixels(limits) from error
     except Exception as error:  # on damaged data, decoders raise errors of any type
         raise ImageCorrupt("The picture is damaged or incomplete and cannot be read. Send it again.") from error

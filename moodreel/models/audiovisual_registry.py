@@ -12,8 +12,8 @@ import torch
 
 from moodreel.emotions import EIGHT
 from moodreel.errors import ModelInvalid
-from moodreel.models.model_card import AUDIO_VISUAL, ModelCard, read_card
-from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch, AudioVisualNet
+from moodreel.models.model_card import AUDIO_VISUAL, MODALITIES, ModelCard, read_card
+from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.resnet18 import FEATURE_DIM
 from moodreel.models.predictor import ModelInfo, calibrate, label_scales
 from moodreel.models.registry import CARD_FILE, ModelRegistry, find_weights, load_network
@@ -120,11 +120,9 @@ def _infer(compute: Callable[[Input], torch.Tensor], value: Input) -> torch.Tens
 DEFAULT_MODEL = "faces-eight"
 
 
-def audiovisual_model_registry(
-    root: Path, *, default: str = DEFAULT_MODEL, device: str = "cpu"
-) -> ModelRegistry[AudioVisualPredictor]:
+def audiovisual_model_registry(root: Path, *, device: str = "cpu") -> ModelRegistry[AudioVisualPredictor]:
     """Make a registry of the models that read faces and voices."""
-    return ModelRegistry(root, kind=AUDIO_VISUAL, loader=load_audiovisual_model, default=default, device=device)
+    return ModelRegistry(root, kind=AUDIO_VISUAL, loader=load_audiovisual_model, default=DEFAULT_MODEL, device=device)
 
 
 def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True) -> AudioVisualPredictor:

@@ -16,16 +16,7 @@ from moodreel.models.networks.resemotenet import ResEmoteNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.models.predictor import FacePredictor
-from moodreel.models.registry import (
-    CARD_FILE,
-    WEIGHTS_FILE,
-    ModelRegistry,
-    find_weights,
-    load_network,
-    verified_sha256,
-)
-
-__all__ = ["ARCHITECTURES", "CARD_FILE", "WEIGHTS_FILE", "face_model_registry", "load_face_model"]
+from moodreel.models.registry import CARD_FILE, ModelRegistry, find_weights, load_network, verified_sha256
 
 ARCHITECTURES: dict[str, type[FaceNetwork]] = {
     "compact-emotimesh": CompactEmotiMeshNet,
@@ -38,7 +29,6 @@ ARCHITECTURES: dict[str, type[FaceNetwork]] = {
     "vit": ViTNet,
     "vit-scratch": ViTScratch,
 }
-
 
 DEFAULT_MODEL = "moodreel-five"
 

@@ -5,8 +5,8 @@ import hashlib
 import numpy as np
 
 from moodreel.emotions import EIGHT
-from moodreel.models.model_card import AUDIO_VISUAL, ModelCard
-from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
+from moodreel.models.model_card import AUDIO_VISUAL, MODALITIES, ModelCard
+from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.predictor import ModelInfo
 
 MOCK_NAME = "mock"

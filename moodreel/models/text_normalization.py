@@ -28,7 +28,7 @@ def normalize_text(text: str) -> str:
 
 
 def normalize_words(text: str) -> str:
-    """Do the same without emoji and emoticons, so that only what is written in the text's language remains."""
+    """Return a text in plain letters without emoji and emoticons: only what is written in its language."""
     return _normalize(text, lambda _: " ")
 
 

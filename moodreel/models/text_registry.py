@@ -93,11 +93,9 @@ class TextPredictor:
 DEFAULT_MODEL = "text-emotion"
 
 
-def text_model_registry(
-    root: Path, *, default: str = DEFAULT_MODEL, device: str = "cpu"
-) -> ModelRegistry[TextPredictor]:
+def text_model_registry(root: Path, *, device: str = "cpu") -> ModelRegistry[TextPredictor]:
     """Make a registry of the models that read texts."""
-    return ModelRegistry(root, kind=TEXT, loader=load_text_model, default=default, device=device)
+    return ModelRegistry(root, kind=TEXT, loader=load_text_model, default=DEFAULT_MODEL, device=device)
 
 
 def load_text_model(path: Path, *, device: str = "cpu") -> TextPredictor:

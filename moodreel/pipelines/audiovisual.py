@@ -16,7 +16,7 @@ from moodreel.media.video_decoder import VideoLimits
 from moodreel.models import mock as mocking
 from moodreel.models.audiovisual_registry import AudioVisualPredictor, audiovisual_model_registry
 from moodreel.models.mock import MockPredictor
-from moodreel.models.networks.audiovisual import MODALITIES
+from moodreel.models.model_card import MODALITIES
 from moodreel.models.predictor import ModelInfo, resolve_device
 from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines import clip_sampler

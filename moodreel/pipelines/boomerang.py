@@ -96,38 +96,30 @@ class BoomerangClip:
 
 
 def make_boomerang(
-    reader: VideoReader,
-    peak: float,
-    *,
-    duration: float = 3.0,
-    size: int = 480,
-    output: str = "mp4",
-    full_clip: bool = False,
-    crop: FaceCrop | None = None,
+    reader: VideoReader, peak: float, loop: LoopOptions, *, crop: FaceCrop | None = None
 ) -> BoomerangClip:
     """Make a boomerang of a video around `peak`, or of the whole video.
 
     Args:
         reader: a video that has been read to its end once.
         peak: time in seconds at which the loop turns, if the video is long enough.
-        duration: seconds of the whole loop, forward and backward. A shorter video gives a shorter loop.
-        size: longest side in pixels.
-        output: one of `OUTPUTS`.
-        full_clip: loop through the whole video, sped up if it is longer than half of `duration`.
+        loop: how to make it; `crop` stands for its aspect. A video that is shorter gives a shorter loop. A whole one
+            that is longer than the forward half is sped up.
         crop: the window of the frames to show; None for all of them.
     """
-    side, size = size, crop.frame_side(size, reader.width, reader.height) if crop else size
-    speed = max(1.0, reader.duration / (duration / 2)) if full_clip else 1.0
-    frames = _read_loop(reader, None if full_clip else peak, duration / 2, size, speed, _MAX_FPS[output])
-    pictures = _cut_windows(frames, crop, side, reader.width)
-    order, seconds = _order_frames(frames, speed, duration)
+    size = crop.frame_side(loop.size, reader.width, reader.height) if crop else loop.size
+    whole = loop.moment == "whole"
+    speed = max(1.0, reader.duration / (loop.duration / 2)) if whole else 1.0
+    frames = _read_loop(reader, None if whole else peak, loop.duration / 2, size, speed, _MAX_FPS[loop.output])
+    pictures = _cut_windows(frames, crop, loop.size, reader.width)
+    order, seconds = _order_frames(frames, speed, loop.duration)
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
-    loop = ENCODERS[output](pictures, order, seconds)
+    encoded = ENCODERS[loop.output](pictures, order, seconds)
     return BoomerangClip(
-        data=loop.data,
-        output=output,
-        width=loop.width,
-        height=loop.height,
+        data=encoded.data,
+        output=loop.output,
+        width=encoded.width,
+        height=encoded.height,
         duration=float(sum(seconds)),
         start=frames[0].time,
         peak=frames[poster].time,

@@ -36,7 +36,8 @@ from moodreel.media.container import audio_demuxer, video_demuxer
 from moodreel.media.isolated import decode_audio, open_video
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
-from moodreel.models.networks.audiovisual import MODALITIES, AudioVisualBatch
+from moodreel.models.model_card import MODALITIES
+from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_sampler import ClipTimeline
@@ -107,10 +108,6 @@ class ClipLoader:
         self._people = PeopleExtractor(engine)
         self._limits = limits or VideoLimits()
         self._audio_limits = audio_limits or AudioLimits(self._limits.seconds, self._limits.timeout_seconds)
-
-    def load_batch(self, data: bytes) -> AudioVisualBatch:
-        """Return only the windows of a clip or a sound file. Raises as `load`."""
-        return self.load(data).batch
 
     def load(self, data: bytes, *, fps: float | None = None, modalities: Collection[str] = MODALITIES) -> LoadedClip:
         """Load the windows of a clip.

@@ -36,7 +36,7 @@ from moodreel.timing import stage
 logger = logging.getLogger(__name__)
 
 DEFAULT_MODEL = "face-expression"
-"""Answers for images if the default of the store has only the five labels of videos."""
+"""The default model of images, if the default of the store has only the five labels of videos."""
 BATCH_SECONDS = 15.0
 """Time after which no further image of a batch is started. Less than other callers wait for a slot."""
 
@@ -69,7 +69,7 @@ class DetectedFace:
 
 @dataclass(frozen=True, eq=False)
 class ImageResult:
-    """The emotions of the faces in an image. The largest face answers for the image.
+    """The emotions of the faces in an image. That of the image is the emotion of its largest face.
 
     Attributes:
         faces: every face, the largest first.
@@ -101,7 +101,7 @@ class ImageResult:
 
     @property
     def certain(self) -> bool | None:
-        """Whether the answer for the largest face can be relied on; None without a face."""
+        """Whether the result for the largest face can be relied on; None without a face."""
         return self.faces[0].certain if self.faces else None
 
     @property
@@ -251,10 +251,10 @@ class ImagePipeline:
         )
 
     def _find_people(self, decoded: DecodedImage, crop_kind: CropKind) -> tuple[_Person, ...]:
-        """Find the people in an image. If none is upright, search it turned where a glance shows one."""
+        """Find the people in an image. If none is upright, search it turned where a small copy shows one."""
         lying: tuple[_Person, ...] = ()
         for turns in QUARTER_TURNS:
-            if turns and not self._glance(decoded, turns):
+            if turns and not self._shows_person(decoded, turns):
                 continue
             rgb = np.ascontiguousarray(np.rot90(decoded.rgb, turns))
             observe = partial(self._observe_person, rgb, decoded, turns, crop_kind)
@@ -266,8 +266,8 @@ class ImagePipeline:
             lying = lying or people
         return lying
 
-    def _glance(self, decoded: DecodedImage, turns: int) -> bool:
-        """Check whether a small copy of the image, turned, shows a person. The search costs several times as much."""
+    def _shows_person(self, decoded: DecodedImage, turns: int) -> bool:
+        """Check whether a small copy of the image, turned, shows a person: the search costs several times as much."""
         size = fit_within(decoded.rgb.shape[1::-1], DETECTION_SIDE)
         small = cv2.resize(decoded.rgb, size, interpolation=cv2.INTER_AREA)
         rgb = np.ascontiguousarray(np.rot90(small, turns))

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 
 from moodreel.faces.tracker import MAX_GAP
-from moodreel.pipelines.people_extractor import ExtractedVideo
+from moodreel.pipelines.people_extractor import ExtractedVideo, total_area
 
 
 def main_face_crops(video: ExtractedVideo) -> list[np.ndarray | None]:
@@ -17,7 +17,7 @@ def main_face_crops(video: ExtractedVideo) -> list[np.ndarray | None]:
     crops: list[np.ndarray | None] = [None] * len(video.frames)
     for segment in _segments([frame.time for frame in video.frames]):
         parts = [{index: track[index] for index in segment if index in track} for track in video.tracks.values()]
-        main = max(parts, key=lambda part: sum(box[2] * box[3] for box, _ in part.values()), default={})
+        main = max(parts, key=total_area, default={})
         for index, (_, observation) in main.items():
             crops[index] = observation.features.crop
     return crops

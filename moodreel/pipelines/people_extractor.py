@@ -51,6 +51,11 @@ Track = dict[int, tuple[PixelBox, FaceObservation]]
 """One face through a video, by the index of the sampled frame."""
 
 
+def total_area(track: Track) -> int:
+    """Return the area of a face, summed over the frames: the main face of a video is the one with the largest."""
+    return sum(box[2] * box[3] for box, _ in track.values())
+
+
 @dataclass(frozen=True, eq=False)
 class ExtractedVideo:
     """The sampled frames of a video, the tracks of the people in it, and milliseconds by stage."""

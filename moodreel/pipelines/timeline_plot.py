@@ -14,7 +14,7 @@ _MAX_GAP_RATIO = 1.5
 """Between two points further apart than so many usual gaps the face was not found, unless it always was."""
 
 
-def plot_timeline(result: VideoResult, path: Path, *, title: str = "") -> None:
+def plot_timeline(result: VideoResult, path: Path, *, title: str) -> None:
     """Plot the probabilities of the main face over time, stacked, and mark the peak. Where it is not found, nothing is.
 
     Args:
@@ -47,9 +47,8 @@ def plot_timeline(result: VideoResult, path: Path, *, title: str = "") -> None:
     )
     axes.set(xlim=(0, max(result.duration, times[-1])), ylim=(0, 1), xlabel="seconds", ylabel="probability")
     axes.spines[["top", "right"]].set_visible(False)
-    if title:
-        shown = title.encode("utf-8", "backslashreplace").decode()  # a file name may have bytes that are no UTF-8
-        axes.set_title(shown, loc="left", pad=18, fontsize=10, parse_math=False)
+    shown = title.encode("utf-8", "backslashreplace").decode()  # a file name may have bytes that are no UTF-8
+    axes.set_title(shown, loc="left", pad=18, fontsize=10, parse_math=False)
     handles, names = axes.get_legend_handles_labels()
     axes.legend(handles[::-1], names[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False)
     figure.savefig(path, dpi=130)

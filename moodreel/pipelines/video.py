@@ -27,7 +27,14 @@ from moodreel.pipelines.boomerang import BoomerangClip, LoopOptions, make_boomer
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
 from moodreel.pipelines.face_crop import ASPECTS, FaceCrop
 from moodreel.pipelines.keyframe import score_keyframes
-from moodreel.pipelines.people_extractor import SAMPLE_RATE, ExtractedFrame, ExtractedVideo, PeopleExtractor, Track
+from moodreel.pipelines.people_extractor import (
+    SAMPLE_RATE,
+    ExtractedFrame,
+    ExtractedVideo,
+    PeopleExtractor,
+    Track,
+    total_area,
+)
 from moodreel.pipelines.video_result import ThumbnailResult, TimelinePoint, VideoAnalysis, VideoResult
 from moodreel.timing import stage
 
@@ -195,7 +202,7 @@ class VideoPipeline:
         )
 
     def _classify(self, reader: VideoReader, video: ExtractedVideo, predictor: FacePredictor) -> VideoResult:
-        """Classify every face in one batch and answer for the main one. There is at least one."""
+        """Classify every face in one batch. There is at least one; the result is that of the main one."""
         timings, count, labels = dict(video.timings), len(video.frames), predictor.info.labels
         with stage("model", timings):
             predictions = _predict_tracks(video.tracks, count, predictor)
@@ -245,22 +252,14 @@ def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) 
     ratio, found = ASPECTS[loop.aspect], analysis.prediction
     timeline = [point for point in found.timeline if point.track == found.track] if found else []
     crop = FaceCrop(ratio, [(point.time, point.box) for point in timeline]) if ratio else None
-    return make_boomerang(
-        reader,
-        analysis.peak,
-        duration=loop.duration,
-        size=loop.size,
-        output=loop.output,
-        full_clip=loop.moment == "whole",
-        crop=crop,
-    )
+    return make_boomerang(reader, analysis.peak, loop, crop=crop)
 
 
 def _main_track(tracks: dict[int, Track]) -> int:
     """Return the number of the face that is largest over time. Raises NoFace."""
     if not tracks:
         raise NoFace(NO_FACE_IN_VIDEO)
-    return max(tracks, key=lambda track: sum(box[2] * box[3] for box, _ in tracks[track].values()))
+    return max(tracks, key=lambda number: total_area(tracks[number]))
 
 
 def _by_frame(track: Track, frame_count: int) -> list[FaceObservation | None]:

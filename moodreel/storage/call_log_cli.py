@@ -23,29 +23,16 @@ MAX_DAYS = 36_500
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse the command line and run it, as `run` does."""
-    parser = argparse.ArgumentParser(prog="moodreel logs", description="Read and keep the call log.")
-    add_commands(parser)
-    return run(parser.parse_args(arguments))
-
-
-def add_parser(subparsers: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Add the command `logs` to another command line. Its options go to `run`."""
-    parser = subparsers.add_parser("logs", help="read and keep the call log")
-    add_commands(parser)
-    parser.set_defaults(run=run)
-
-
-def run(options: argparse.Namespace) -> int:
     """Run the command. Returns exit status 1, with one line on standard error, if the log cannot be used."""
+    options = _parser().parse_args(arguments)
     options.db = options.db or os.environ.get("LOG_DATABASE_URL") or os.environ.get("LOG_PATH") or DEFAULT_DB
-    if not is_url(options.db) and not Path(options.db).exists() and options.logs_command != "restore":
+    if not is_url(options.db) and not Path(options.db).exists() and options.command != "restore":
         print(f"There is no call log at {options.db}; name it with --db.", file=sys.stderr)
         return 1
     if isinstance(sys.stdout, io.TextIOWrapper):  # what it cannot show, such as an emoji of a client_id, is escaped
         sys.stdout.reconfigure(errors="backslashreplace")
     try:
-        _COMMANDS[options.logs_command](options)
+        _COMMANDS[options.command](options)
     except CallLogError as error:
         print(error, file=sys.stderr)
         return 1
@@ -56,8 +43,8 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def add_commands(parser: argparse.ArgumentParser) -> None:
-    """Add the commands to a parser."""
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="moodreel logs", description="Read and keep the call log.")
     database = argparse.ArgumentParser(add_help=False)
     database.add_argument(
         "--db", help=f"file or URL of the call log (default: LOG_DATABASE_URL, else LOG_PATH, else {DEFAULT_DB})"
@@ -73,7 +60,7 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     filters.add_argument("--success", type=_parse_bool, metavar="True|False", help="whether the call succeeded")
     for name in ("client-id", "endpoint", "request-id", "prediction", "modalities", "caller", "error", "model", "job"):
         filters.add_argument(f"--{name}", type=_parse_text, help="exact value")
-    commands = parser.add_subparsers(dest="logs_command", required=True)
+    commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("follow", parents=[filters], help="show calls as they end, until Ctrl-C")
     filters.add_argument("--limit", type=_parse_limit, help="maximum number of calls, newest first")
     commands.add_parser("list", parents=[filters], help=f"show calls, newest first ({DEFAULT_ROWS} without --limit)")
@@ -89,20 +76,27 @@ def add_commands(parser: argparse.ArgumentParser) -> None:
     backup.add_argument("file", type=Path)
     restore = commands.add_parser("restore", parents=[database], help="replace what is in the log (SQLite) by a backup")
     restore.add_argument("file", type=Path)
+    return parser
 
 
 def _list(options: argparse.Namespace) -> None:
-    print(_to_line({column: column for column in COLUMNS} | {"status_code": "code", "latency_ms": "ms"}, "result"))
+    titles = {column: column for column in COLUMNS} | {
+        "status_code": "code",
+        "latency_ms": "ms",
+        "prediction": "result",
+    }
+    print(_to_line(titles))
     for row in CallLog(options.db).iterate(_filters(options), options.limit or DEFAULT_ROWS):
-        print(_to_line(row, row["prediction"] or row["error"] or row["job"] or ""))
+        print(_to_line(row))
 
 
 def _follow(options: argparse.Namespace) -> None:
     for row in CallLog(options.db).follow(_filters(options)):
-        print(_to_line(row, row["prediction"] or row["error"] or row["job"] or ""), flush=True)
+        print(_to_line(row), flush=True)
 
 
-def _to_line(row: Row, result: str) -> str:
+def _to_line(row: Row) -> str:
+    result = row["prediction"] or row["error"] or row["job"] or ""
     cells = {column: "-" if value is None else value for column, value in row.items()}
     line = "{timestamp:27}  {status_code:>4}  {latency_ms:>9}  {method:6} {endpoint:20} {client_id:20} {result}"
     return line.format(**cells, result=result)

@@ -211,7 +211,7 @@ class History:
                 return entry_id
             changed = _merge(duplicate, row)
             if "media" in changed:
-                self._deletions.schedule(db, _keys(_media_of(duplicate)), datetime.now(UTC))
+                self._deletions.schedule(db, _keys(_parse_media(duplicate["media"])), datetime.now(UTC))
             assignments = ", ".join(f"{column} = :{column}" for column in changed)
             arguments = {**changed, "user": user, "id": duplicate["id"]}
             db.execute(f'update entries set {assignments} where "user" = :user and id = :id', arguments)
@@ -237,7 +237,7 @@ class History:
     def get_media(self, user: str, entry_id: str, name: str) -> StoredFile | None:
         """Read a media file of a user's entry, or None. Raises ObjectStorageError or HistoryError."""
         row = self._row(user, entry_id)
-        media = next((media for media in _media_of(row) if media.name == name), None) if row else None
+        media = next((media for media in _parse_media(row["media"]) if media.name == name), None) if row else None
         if self.storage is None or media is None:
             return None
         data = self.storage.get(media.key)
@@ -334,7 +334,7 @@ class History:
         ]
 
     def _to_public_row(self, row: Row) -> Row:
-        probabilities, media = row["probabilities"], _media_of(row) if self.storage else ()
+        probabilities, media = row["probabilities"], _parse_media(row["media"]) if self.storage else ()
         values = {
             **row,
             "created": row["timestamp"],
@@ -406,10 +406,6 @@ def _query(user: str, filters: HistoryFilters, cursor: str | None) -> tuple[str,
 def _parse_id(text: str) -> str:
     bytes.fromhex(text)
     return text
-
-
-def _media_of(row: Row) -> tuple[StoredMedia, ...]:
-    return _parse_media(row["media"])
 
 
 def _parse_media(text: str) -> tuple[StoredMedia, ...]:

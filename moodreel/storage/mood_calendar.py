@@ -185,7 +185,7 @@ def _periods(entries: Iterable[MoodEntry], zone: ZoneInfo, by: str) -> Iterator[
             end_date=start + timedelta(days=6 if by == "week" else 0),
             entries=len(period_entries),
             emotions=_counts(period_entries),
-            leading=_leading(period_entries),
+            leading=leading_emotion(_counts(period_entries), _means(_probabilities(period_entries)) or {}),
         )
 
 
@@ -197,25 +197,20 @@ def _counts(entries: Iterable[MoodEntry]) -> dict[str, int]:
     return counts
 
 
-def _leading(entries: Sequence[MoodEntry]) -> str | None:
-    return leading_emotion(_counts(entries), _means(entries) or {})
-
-
 def _baseline(entries: Sequence[MoodEntry], baseline_entries: Sequence[MoodEntry]) -> MoodBaseline:
-    usual, current = _with_probabilities(baseline_entries), _with_probabilities(entries)
+    usual, current = _probabilities(baseline_entries), _probabilities(entries)
     mean = _means(usual) if len(usual) >= MIN_BASELINE_ENTRIES else None
     current_mean = _means(current) if len(current) >= MIN_COMPARED_ENTRIES else None
     difference = {emotion: current_mean[emotion] - mean[emotion] for emotion in FIVE} if mean and current_mean else None
     return MoodBaseline(BASELINE_DAYS, len(usual), MIN_BASELINE_ENTRIES, mean, difference)
 
 
-def _means(entries: Sequence[MoodEntry]) -> dict[str, float] | None:
-    known = [entry.probabilities for entry in entries if entry.probabilities]
+def _probabilities(entries: Iterable[MoodEntry]) -> list[Mapping[str, float]]:
+    return [entry.probabilities for entry in entries if entry.probabilities]
+
+
+def _means(known: Sequence[Mapping[str, float]]) -> dict[str, float] | None:
     return {emotion: sum(each[emotion] for each in known) / len(known) for emotion in FIVE} if known else None
-
-
-def _with_probabilities(entries: Iterable[MoodEntry]) -> list[MoodEntry]:
-    return [entry for entry in entries if entry.probabilities]
 
 
 def _monday(day: date) -> date:

@@ -47,7 +47,8 @@ def test_memory_is_released_once_the_worker_is_idle(app: Flask, monkeypatch: pyt
     released, seconds = threading.Semaphore(0), 0.2
     libc = SimpleNamespace(malloc_trim=lambda pad: released.release())
     monkeypatch.setattr(ctypes, "CDLL", lambda _: libc)
-    maintenance.release_memory_when_idle(app, seconds)
+    monkeypatch.setattr(maintenance, "IDLE_SECONDS", seconds)
+    maintenance.release_memory_when_idle(app)
     assert not released.acquire(timeout=3 * seconds)
     for _ in range(2):
         app.test_client().get("/").close()

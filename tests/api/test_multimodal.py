@@ -21,7 +21,7 @@ from api.schemas.multimodal import percentages
 from api.services import services
 from api.settings import Settings
 from moodreel.emotions import EIGHT
-from moodreel.models.networks.audiovisual import MODALITIES
+from moodreel.models.model_card import MODALITIES
 from moodreel.pipelines import clip_loader
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.engine import Engine

@@ -40,13 +40,13 @@ def server(tmp_path_factory):
 class Client:
     """A client that records the events it receives."""
 
-    def __init__(self, server, auth=None, headers=None, origin=None):
-        self.received = {event: [] for event in EVENTS}
-        self.connect_errors = []
+    def __init__(self, origin=None):
+        self.received = {event: [] for event in (*EVENTS, "connect_error")}
         self.socket = socketio.Client(reconnection=False, websocket_extra_options={"origin": origin} if origin else {})
-        for event in EVENTS:
-            self.socket.on(event, self.received[event].append, namespace=NAMESPACE)
-        self.socket.on("connect_error", self.connect_errors.append, namespace=NAMESPACE)
+        for event, received in self.received.items():
+            self.socket.on(event, received.append, namespace=NAMESPACE)
+
+    def connect(self, server, auth, headers=None):
         self.socket.connect(
             server.url,
             headers=headers or {},
@@ -74,8 +74,9 @@ class Client:
 
 
 @contextmanager
-def connected(server, auth=None, **options):
-    client = Client(server, {"api_key": KEY} if auth is None else auth, **options)
+def connected(server, auth=None, headers=None, origin=None):
+    client = Client(origin)
+    client.connect(server, {"api_key": KEY} if auth is None else auth, headers)
     try:
         yield client
     finally:
@@ -84,19 +85,11 @@ def connected(server, auth=None, **options):
 
 def connect_error(server, auth, headers=None, origin=None):
     """Try to connect; return the error the client receives."""
-    received = []
-    client = socketio.Client(reconnection=False, websocket_extra_options={"origin": origin} if origin else {})
-    client.on("connect_error", received.append, namespace=NAMESPACE)
+    client = Client(origin)
     with pytest.raises(socketio.exceptions.ConnectionError):
-        client.connect(
-            server.url,
-            headers=headers or {},
-            auth=auth,
-            namespaces=[NAMESPACE],
-            transports=["websocket"],
-            wait_timeout=30,
-        )
-    client.disconnect()
+        client.connect(server, auth, headers)
+    client.socket.disconnect()
+    received = client.received["connect_error"]
     return received[0]["data"] if received and isinstance(received[0], dict) else None
 
 
@@ -295,7 +288,8 @@ def test_an_expiring_token_ends_the_session(server):
     now = int(time.time())
     # Tokens are accepted for 30 s after their expiry.
     token = accounts.own_token(iat=now - 100, exp=now - 27)
-    client = Client(server, {"token": token})
+    client = Client()
+    client.connect(server, {"token": token})
     client.wait("status")
     assert client.wait("error_message")[0]["code"] == "token_expired"
     wait_until(lambda: not client.socket.connected)
@@ -530,7 +524,8 @@ def test_sessions_of_a_killed_worker_end_and_the_next_worker_serves(tmp_path):
 def test_a_stop_closes_live_sessions_with_1012_at_once(tmp_path):
     with Server(tmp_path) as server:
         sockets = [connect_raw(server) for _ in range(6)]
-        client = Client(server, {"api_key": KEY})
+        client = Client()
+        client.connect(server, {"api_key": KEY})
         client.start()
         started = time.monotonic()
         assert server.stop() == 0

@@ -68,10 +68,10 @@ def store(tmp_path: Path) -> JobStore:
     return JobStore(tmp_path / "jobs.db", keep_seconds=10_000, max_jobs=10, max_bytes=1000, clock=Clock())
 
 
-def end_job(store: JobStore, url: str, status: int = 200) -> str:
+def end_job(store: JobStore, url: str) -> str:
     job_id = store.add("ann", {"headers": {}}, b"clip", url)
     job = store.claim()
-    assert job is not None and store.finish(job, status, "{}")
+    assert job is not None and store.finish(job, 200, "{}")
     return job_id
 
 

@@ -1,7 +1,6 @@
 """The robustness benchmark: rendered scenes, metrics and report."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -13,8 +12,8 @@ from moodreel.emotions import FIVE
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import face_model_registry
 from moodreel.training.data.ferplus import VOTE_LABELS_FIVE
+from tests.support.server import STORE
 
-STORE = Path(__file__).parents[2] / "model_store"
 HAPPY = FIVE.index("Happy")
 EYES, MOUTH = (159, 386), (13, 14)
 NOSE = 4

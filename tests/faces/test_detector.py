@@ -1,26 +1,17 @@
 """Test the detector alone beside the landmarker: the same faces, boxes of the same kind, crops of the same eyes."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
 
 from moodreel.faces.detector import FaceDetector
 from moodreel.faces.features import CropKind, align_crop
-from moodreel.faces.landmarker import Face, FaceLandmarker
+from moodreel.faces.landmarker import Face
 from moodreel.faces.observation import interpolate_features, observe_face
 from tests.support import synthetic_frames
+from tests.support.server import STORE
 
-MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
 EYES = [33, 133], [362, 263]
-
-
-@pytest.fixture(scope="module")
-def landmarker():
-    landmarker = FaceLandmarker(MODEL, use_fallbacks=True)
-    yield landmarker
-    landmarker.close()
 
 
 def view(degrees=0.0, scale=1.2, x=256, y=200):
@@ -136,4 +127,4 @@ def test_pose_and_blendshapes_between_landmarks_are_interpolated_in_time(landmar
 
 def test_something_else_than_an_image_is_refused():
     with pytest.raises(ValueError, match="uint8"):
-        FaceDetector(MODEL).detect(np.zeros((4, 4), np.uint8))
+        FaceDetector(STORE / "face_landmarker" / "face_landmarker.task").detect(np.zeros((4, 4), np.uint8))

@@ -1,7 +1,5 @@
 """Test face features: normalized landmarks, head pose, aligned crop and RGB crop."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
 import pytest
@@ -22,17 +20,7 @@ from moodreel.faces.features import (
     extract_features,
     normalize_landmarks,
 )
-from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.observation import observe_face
-
-MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
-
-
-@pytest.fixture(scope="module")
-def landmarker():
-    landmarker = FaceLandmarker(MODEL, max_faces=1)
-    yield landmarker
-    landmarker.close()
 
 
 @pytest.fixture(scope="module")

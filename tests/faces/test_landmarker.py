@@ -13,22 +13,9 @@ import skimage.data
 
 from moodreel.errors import ModelInvalid
 from moodreel.faces.landmarker import BLENDSHAPES, FaceLandmarker
+from tests.support.server import STORE
 
-MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
-
-
-@pytest.fixture(scope="module")
-def landmarker():
-    landmarker = FaceLandmarker(MODEL)
-    yield landmarker
-    landmarker.close()
-
-
-@pytest.fixture(scope="module")
-def landmarker_with_fallbacks():
-    landmarker = FaceLandmarker(MODEL, use_fallbacks=True)
-    yield landmarker
-    landmarker.close()
+MODEL = STORE / "face_landmarker" / "face_landmarker.task"
 
 
 @pytest.fixture(scope="module")
@@ -144,12 +131,12 @@ def test_concurrent_threads_get_the_results_of_their_own_images(landmarker, astr
         np.testing.assert_array_equal(found, expected)
 
 
-def test_fallback_finds_a_distant_face_at_its_position(landmarker, landmarker_with_fallbacks, astronaut):
+def test_fallback_finds_a_distant_face_at_its_position(landmarker, astronaut):
     room = np.full((360, 640, 3), astronaut.mean(axis=(0, 1)).astype(np.uint8))
     near = cv2.resize(astronaut, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
     room[100:220, 250:390] = near
-    assert not landmarker.detect(room)
-    (face,) = landmarker_with_fallbacks.detect(room)
+    assert not landmarker.detect_once(room)
+    (face,) = landmarker.detect(room)
     (alone,) = landmarker.detect(near)
     moved = alone.landmarks[:, :2] * (140, 120) + (250, 100)
     assert np.abs(face.landmarks[:, :2] * (640, 360) - moved).mean() < 2
@@ -157,26 +144,24 @@ def test_fallback_finds_a_distant_face_at_its_position(landmarker, landmarker_wi
     assert np.ptp(face.landmarks[:, 2]) * 640 == pytest.approx(depth, rel=0.15)
 
 
-def test_fallback_finds_a_face_that_overfills_the_image_at_its_position(
-    landmarker, landmarker_with_fallbacks, portrait
-):
+def test_fallback_finds_a_face_that_overfills_the_image_at_its_position(landmarker, portrait):
     (face,) = landmarker.detect(portrait)
     x, y, width, height = (round(value * 512) for value in face.box)
     # A fifth of the face is cut off on every side.
     left, top = x + width // 5, y + height // 5
     filled = np.ascontiguousarray(portrait[top : y + height * 4 // 5, left : x + width * 4 // 5])
-    assert not landmarker.detect(filled)
-    (found,) = landmarker_with_fallbacks.detect(filled)
+    assert not landmarker.detect_once(filled)
+    (found,) = landmarker.detect(filled)
     expected = face.landmarks[:, :2] * 512 - (left, top)
     assert np.abs(found.landmarks[:, :2] * filled.shape[1::-1] - expected).mean() < 0.03 * width
     assert np.ptp(found.landmarks[:, 2]) * filled.shape[1] == pytest.approx(np.ptp(face.landmarks[:, 2]) * 512, rel=0.2)
 
 
 @pytest.mark.parametrize("name", ["rocket", "brick", "grass", "moon", "page"])
-def test_fallbacks_find_no_false_positives(landmarker_with_fallbacks, name):
+def test_fallbacks_find_no_false_positives(landmarker, name):
     image = getattr(skimage.data, name)()
     rgb = image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-    assert not landmarker_with_fallbacks.detect(np.ascontiguousarray(rgb))
+    assert not landmarker.detect(np.ascontiguousarray(rgb))
 
 
 def test_closed_landmarker_refuses_to_detect(astronaut):

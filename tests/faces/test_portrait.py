@@ -8,7 +8,6 @@ import pytest
 import skimage.data
 import skimage.io
 
-from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.portrait import (
     MAX_CHECKS,
     MIN_CONFIDENCE,
@@ -20,15 +19,7 @@ from moodreel.faces.portrait import (
 )
 from tests.support import synthetic_frames
 
-MODEL = Path(__file__).parents[2] / "model_store" / "face_landmarker" / "face_landmarker.task"
 CLOCK = Path(skimage.data.__file__).parent / "clock_motion.png"
-
-
-@pytest.fixture(scope="module")
-def landmarker():
-    landmarker = FaceLandmarker(MODEL, use_fallbacks=True)
-    yield landmarker
-    landmarker.close()
 
 
 def portraits_of(landmarker, rgb):

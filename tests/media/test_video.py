@@ -13,7 +13,7 @@ from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTo
 from moodreel.media import video_decoder
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoDecoder, VideoLimits
-from moodreel.pipelines.boomerang import make_boomerang
+from moodreel.pipelines.boomerang import LoopOptions, make_boomerang
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.peak_memory import refusal_peak_kilobytes
 
@@ -452,7 +452,7 @@ def test_the_narrowest_pixels_make_a_video_of_one_column():
     reader = VideoReader(data.replace(struct.pack(">4s2I", b"pasp", 2, 1), struct.pack(">4s2I", b"pasp", 1, 1000)))
     assert [frame.rgb.shape for frame in reader.frames()] == [(48, 1, 3)] * 3
     assert (reader.width, reader.height) == (1, 48)
-    loop = make_boomerang(reader, peak=0)
+    loop = make_boomerang(reader, 0, LoopOptions())
     assert (loop.width, loop.height) == (2, 48)
 
 

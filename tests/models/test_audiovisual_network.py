@@ -29,7 +29,7 @@ def random_windows(count=3, *, frames=8, side=112, steps=188, seed=0):
     )
 
 
-def small(count=3, **options):
+def small_windows(count=3, **options):
     """Make windows of two small frames and half a second, for tests in which the size does not matter."""
     return random_windows(count, frames=2, side=32, steps=32, **options)
 
@@ -187,12 +187,12 @@ def test_window_gets_probabilities_and_its_modalities(fusion):
 @pytest.mark.parametrize("classes", [2, 27])
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_number_of_classes_is_configurable(fusion, classes):
-    assert network(fusion, classes=classes)(small()).shape == (3, classes)
+    assert network(fusion, classes=classes)(small_windows()).shape == (3, classes)
 
 
 def windows_with_gaps():
     """Make four windows: both modalities, video only, audio only, and a face in the second frame only."""
-    windows = small(4)
+    windows = small_windows(4)
     windows.audio_mask[1] = False
     windows.face_mask[2] = False
     windows.face_mask[3, 0] = False
@@ -223,7 +223,7 @@ def test_masked_inputs_do_not_change_the_output(fusion, options):
 
 @pytest.mark.parametrize(("fusion", "options"), OPTIONS)
 def test_unmasked_inputs_change_the_output(fusion, options):
-    made, windows = network(fusion, **options), small()
+    made, windows = network(fusion, **options), small_windows()
     before = made(windows)
     windows.faces[0] = 255 - windows.faces[0]
     windows.mels[1] = windows.mels[1].flip(-1) + 5
@@ -244,7 +244,7 @@ def test_all_parameters_get_gradients_with_missing_modalities(fusion, options):
 
 
 def test_late_fusion_averages_the_available_modalities():
-    made, windows = network("late"), small(1)
+    made, windows = network("late"), small_windows(1)
     audio_only = AudioVisualBatch(windows.faces, torch.zeros(1, 2, dtype=torch.bool), windows.mels, windows.audio_mask)
     video_only = AudioVisualBatch(windows.faces, windows.face_mask, windows.mels, torch.zeros(1, dtype=torch.bool))
     together, audio, video = (predict(made, each)[0][0] for each in (windows, audio_only, video_only))
@@ -253,7 +253,7 @@ def test_late_fusion_averages_the_available_modalities():
 
 @pytest.mark.parametrize("fusion", FUSIONS)
 def test_only_a_levelled_network_is_invariant_to_loudness(fusion):
-    softer = small()
+    softer = small_windows()
     louder = replace(softer, mels=softer.mels + 3)  # 13 dB
     for levelled in (True, False):
         made = network(fusion, levelled=levelled)
@@ -269,7 +269,7 @@ def test_levelled_network_maps_silence_to_zero():
 
 
 def test_window_without_any_modality_is_an_error():
-    windows = small()
+    windows = small_windows()
     windows.face_mask[1], windows.audio_mask[1] = False, False
     with pytest.raises(ValueError, match="nothing to answer from"):
         network()(windows)
@@ -301,4 +301,4 @@ def test_modality_dropout_follows_its_probabilities_and_never_drops_both():
 def test_invalid_dropout_probabilities_are_rejected():
     for shares in ({"video_prob": 0.6, "audio_prob": 0.6}, {"video_prob": -0.1, "audio_prob": 0}):
         with pytest.raises(ValueError, match="from 0 to 1"):
-            drop_modalities(small(), torch.Generator(), **shares)
+            drop_modalities(small_windows(), torch.Generator(), **shares)

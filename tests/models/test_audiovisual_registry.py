@@ -14,23 +14,12 @@ from moodreel.errors import ModelInvalid, ModelNotFound
 from moodreel.models.audiovisual_registry import audiovisual_model_registry, load_audiovisual_model
 from moodreel.models.face_registry import face_model_registry
 from moodreel.models.model_card import read_card
-from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.models.quantization import PRECISIONS
 from moodreel.models.text_registry import text_model_registry
+from tests.models.test_audiovisual_network import small_windows
 from tests.support.audiovisual_models import make_network, write_model
 
 BOTH = ("video", "audio")
-
-
-def random_windows(count=3, seed=0):
-    """Make windows of two small frames and half a second, for tests in which the size does not matter."""
-    generator = torch.Generator().manual_seed(seed)
-    return AudioVisualBatch(
-        faces=torch.randint(0, 256, (count, 2, 32, 32, 3), generator=generator, dtype=torch.uint8),
-        face_mask=torch.ones(count, 2, dtype=torch.bool),
-        mels=torch.randn(count, 64, 32, generator=generator) * 3 - 11,
-        audio_mask=torch.ones(count, dtype=torch.bool),
-    )
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +33,7 @@ def store_root(tmp_path_factory):
 def test_predictions_are_the_calibrated_network_outputs(store_root, tmp_path):
     predictor = audiovisual_model_registry(store_root).get()
     warm = load_audiovisual_model(write_model(tmp_path / "warm", temperature=2.5))
-    windows = random_windows(19)  # more than one batch
+    windows = small_windows(19)  # more than one batch
     windows.face_mask[3] = False
     windows.audio_mask[4] = False
     windows.face_mask[5, 0] = False
@@ -60,7 +49,7 @@ def test_predictions_are_the_calibrated_network_outputs(store_root, tmp_path):
 def test_windows_with_one_modality_have_its_temperature(tmp_path):
     temperatures = {"temperature": 0.5, "modality_temperatures": {"audio": 3.0}}
     predictor = load_audiovisual_model(write_model(tmp_path / "warm", **temperatures))
-    windows = random_windows(3)
+    windows = small_windows(3)
     windows.face_mask[1] = False
     windows.audio_mask[2] = False
     with torch.no_grad():
@@ -71,7 +60,7 @@ def test_windows_with_one_modality_have_its_temperature(tmp_path):
 
 
 def test_clip_prediction_is_the_mean_over_windows(store_root):
-    predictor, windows = audiovisual_model_registry(store_root).get(), random_windows()
+    predictor, windows = audiovisual_model_registry(store_root).get(), small_windows()
     each = np.stack([probabilities for probabilities, _ in predictor.predict(windows)])
     np.testing.assert_allclose(predictor.predict_clip(windows), each.mean(axis=0), atol=1e-6)
     assert predictor.predict_clip(windows).sum() == pytest.approx(1, abs=1e-5)
@@ -81,20 +70,20 @@ def test_eight_labels_are_reordered_from_checkpoint_order(tmp_path):
     reversed_labels = tuple(reversed(EIGHT))
     predictor = load_audiovisual_model(write_model(tmp_path / "reversed", labels=reversed_labels))
     assert predictor.info.labels == EIGHT
-    raw = make_network()(random_windows(1)).softmax(dim=-1)[0].detach().numpy()
-    np.testing.assert_allclose(predictor.predict(random_windows(1))[0][0], raw[::-1], atol=1e-4)
+    raw = make_network()(small_windows(1)).softmax(dim=-1)[0].detach().numpy()
+    np.testing.assert_allclose(predictor.predict(small_windows(1))[0][0], raw[::-1], atol=1e-4)
 
 
 def test_other_label_sets_keep_checkpoint_order(tmp_path):
     predictor = load_audiovisual_model(write_model(tmp_path / "two", labels=("yes", "no")))
     assert predictor.info.labels == ("yes", "no")
-    assert predictor.predict(random_windows(1))[0][0].shape == (2,)
+    assert predictor.predict(small_windows(1))[0][0].shape == (2,)
 
 
 def test_label_scales_multiply_probabilities(tmp_path):
-    plain = load_audiovisual_model(write_model(tmp_path / "plain")).predict_clip(random_windows(1))
+    plain = load_audiovisual_model(write_model(tmp_path / "plain")).predict_clip(small_windows(1))
     scaled = load_audiovisual_model(write_model(tmp_path / "scaled", scales={"neutral": 0.5})).predict_clip(
-        random_windows(1)
+        small_windows(1)
     )
     expected = plain * np.array([0.5, *[1] * 7])
     np.testing.assert_allclose(scaled, expected / expected.sum(), atol=1e-5)
@@ -103,7 +92,7 @@ def test_label_scales_multiply_probabilities(tmp_path):
 def test_video_only_model_ignores_audio(tmp_path):
     video_only = load_audiovisual_model(write_model(tmp_path / "video_only", modalities=["video"]))
     both = load_audiovisual_model(write_model(tmp_path / "both"))
-    windows = random_windows()
+    windows = small_windows()
     assert video_only.modalities == ("video",)
     silent = replace(windows, audio_mask=torch.zeros(3, dtype=torch.bool))
     for (probabilities, modalities), (expected, _) in zip(
@@ -119,8 +108,8 @@ def test_video_only_model_ignores_audio(tmp_path):
 def test_weights_load_in_every_precision(tmp_path, precision):
     folder = write_model(tmp_path / precision)
     safetensors.torch.save_file(PRECISIONS[precision](make_network().state_dict()), folder / "weights.safetensors")
-    prediction = load_audiovisual_model(folder).predict_clip(random_windows())
-    exact = load_audiovisual_model(write_model(tmp_path / "exact")).predict_clip(random_windows())
+    prediction = load_audiovisual_model(folder).predict_clip(small_windows())
+    exact = load_audiovisual_model(write_model(tmp_path / "exact")).predict_clip(small_windows())
     np.testing.assert_allclose(prediction, exact, atol=0.02)
 
 
@@ -189,7 +178,7 @@ def test_model_loads_from_weights_file_path(tmp_path):
 
 
 def test_one_model_serves_concurrent_threads(store_root):
-    store, windows = audiovisual_model_registry(store_root), random_windows()
+    store, windows = audiovisual_model_registry(store_root), small_windows()
     with ThreadPoolExecutor(6) as pool:
         predictions = list(pool.map(lambda _: store.get().predict_clip(windows), range(12)))
     for prediction in predictions:

@@ -4,7 +4,6 @@ import dataclasses
 import json
 import pickle
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,8 @@ from moodreel.faces.features import CropKind, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.huggingface.image import read_labels
+from tests.support.server import STORE
 
-STORE = Path(__file__).parents[2] / "model_store"
 LABELS = ("angry", "disgust", "fear", "Happy", "neutral", "sadness", "Surprised")
 TINY = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
 

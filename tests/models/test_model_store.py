@@ -2,15 +2,13 @@
 
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from moodreel.errors import MoodreelError
 from moodreel.models import model_store
 from moodreel.models.model_store import find_model_store, model_folder
-
-ROOT = Path(__file__).parents[2]
+from tests.support.server import ROOT
 
 
 def test_checkout_store_is_beside_the_package(monkeypatch):

@@ -17,10 +17,10 @@ import torch
 
 from moodreel.emotions import EMOTIMESH_TRAINED_ORDER, FIVE, SEVEN
 from moodreel.errors import ModelInvalid, ModelNotFound, MoodreelError
-from moodreel.faces.features import CropKind, FaceFeatures, extract_features
+from moodreel.faces.features import CropKind, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models import download, face_registry, predictor
-from moodreel.models.face_registry import WEIGHTS_FILE, face_model_registry, load_face_model
+from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.model_card import emotimesh_card, read_card
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.emotimesh import EmotiMeshNet
@@ -28,8 +28,9 @@ from moodreel.models.networks.frame_pooling import FramePoolingNet
 from moodreel.models.networks.multi_head import standardize
 from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import FacePredictor, resolve_device
-
-STORE = Path(__file__).parents[2] / "model_store"
+from moodreel.models.registry import WEIGHTS_FILE
+from tests.models.test_multi_head import random_features, save
+from tests.support.server import STORE
 
 SMALL = {"width": 16, "embedding": 8, "hidden": 4}
 """Arguments of a compact network that is quick to make."""
@@ -41,22 +42,11 @@ TINY = {"hidden": 4, "channels": 2}
 FACE = {"stem": (4, 8, 8), "width": 16, "heads": 2, "layers": 1}
 """Arguments of a vision transformer that is quick to make."""
 
-CROP_SHAPES = {CropKind.GRAY: (48, 48), CropKind.COLOR: (96, 96, 3), CropKind.SQUARE: (224, 224, 3)}
-
 
 def random_track(seed=0, frames=1, kind=CropKind.GRAY):
     """Return a track of random features, each frame another face."""
     rng = np.random.default_rng(seed)
-    return [
-        FaceFeatures(
-            landmarks=rng.random((478, 3), np.float32),
-            normalized_landmarks=rng.normal(0, 4, (478, 3)).astype(np.float32),
-            blendshapes=rng.random(52, np.float32),
-            pose=np.zeros(3, np.float32),
-            crop=rng.integers(0, 256, CROP_SHAPES[kind], dtype=np.uint8),
-        )
-        for _ in range(frames)
-    ]
+    return [random_features(rng, kind) for _ in range(frames)]
 
 
 def random_network(kind, arguments, classes=5):
@@ -68,13 +58,11 @@ def random_network(kind, arguments, classes=5):
     return network.eval()
 
 
-def save(folder, network, *, architecture="compact-emotimesh", arguments=SMALL, labels=FIVE, **fields):
-    """Write a model's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
-    card = {"architecture": architecture, "arguments": arguments, "labels": list(labels)} | fields
-    (folder / "model.json").write_text(json.dumps(card))
-    return folder
+def save_compact(folder, network=None, **fields):
+    """Write the folder of a Compact EmotiMesh-Net."""
+    return save(
+        folder, network or random_network(CompactEmotiMeshNet, SMALL), "compact-emotimesh", SMALL, FIVE, **fields
+    )
 
 
 @pytest.fixture(scope="module")
@@ -499,8 +487,8 @@ def test_shipped_models_predict_happy_for_a_smile(name, portrait):
 
 
 def test_registry_lists_and_loads_models_by_name(tmp_path):
-    save(tmp_path / "b", random_network(CompactEmotiMeshNet, SMALL), version="7")
-    save(tmp_path / "a", random_network(EmotiMeshNet, TINY), architecture="emotimesh", arguments=TINY)
+    save_compact(tmp_path / "b", version="7")
+    save(tmp_path / "a", random_network(EmotiMeshNet, TINY), "emotimesh", TINY, FIVE)
     (tmp_path / "face_landmarker").mkdir()
     (tmp_path / "face_landmarker" / "model.json").write_text("{}")
     models = face_model_registry(tmp_path, default="b")
@@ -510,7 +498,7 @@ def test_registry_lists_and_loads_models_by_name(tmp_path):
 
 
 def test_model_is_loaded_once_under_concurrency(tmp_path, monkeypatch):
-    save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
+    save_compact(tmp_path / "one")
     loads = []
     monkeypatch.setattr(
         face_registry, "load_face_model", lambda *args, **kwargs: loads.append(args) or load_face_model(*args, **kwargs)
@@ -524,7 +512,7 @@ def test_model_is_loaded_once_under_concurrency(tmp_path, monkeypatch):
 
 def test_loading_a_model_makes_no_caller_of_another_one_wait(tmp_path, monkeypatch):
     for name in ("warm", "cold"):
-        save(tmp_path / name, random_network(CompactEmotiMeshNet, SMALL))
+        save_compact(tmp_path / name)
     started, go_on = threading.Event(), threading.Event()
 
     def load(path, **options):
@@ -550,7 +538,7 @@ def test_loading_a_model_makes_no_caller_of_another_one_wait(tmp_path, monkeypat
 def test_the_least_recently_used_model_is_dropped_but_never_the_default(tmp_path):
     names = ["default", *"abcd"]
     for name in names:
-        save(tmp_path / name, random_network(CompactEmotiMeshNet, SMALL))
+        save_compact(tmp_path / name)
     models = face_model_registry(tmp_path, default="default")
     first = [models.get(name) for name in ("default", "a", "b", "c")][1]
     assert models.get("a") is first
@@ -561,7 +549,7 @@ def test_the_least_recently_used_model_is_dropped_but_never_the_default(tmp_path
 
 
 def test_a_model_that_failed_to_load_is_tried_again(tmp_path):
-    folder = save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
+    folder = save_compact(tmp_path / "one")
     weights = (folder / WEIGHTS_FILE).read_bytes()
     models = face_model_registry(tmp_path, default="one")
     (folder / WEIGHTS_FILE).write_bytes(weights[:100])
@@ -574,8 +562,8 @@ def test_a_model_that_failed_to_load_is_tried_again(tmp_path):
 
 def test_the_default_is_verified_without_being_loaded(tmp_path):
     network = random_network(CompactEmotiMeshNet, SMALL)
-    save(tmp_path / "one", network)
-    save(tmp_path / "broken", network, sha256="0" * 64)
+    save_compact(tmp_path / "one", network)
+    save_compact(tmp_path / "broken", network, sha256="0" * 64)
     models = face_model_registry(tmp_path, default="one")
     models.verify_default()
     assert models.loaded() == []
@@ -586,27 +574,27 @@ def test_the_default_is_verified_without_being_loaded(tmp_path):
 
 
 def test_unknown_model_error_lists_the_known_ones(tmp_path):
-    save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
+    save_compact(tmp_path / "one")
     with pytest.raises(ModelNotFound, match="'two'; there are one"):
         face_model_registry(tmp_path).get("two")
 
 
 @pytest.mark.parametrize("name", ["../one", "one/../one", "."])
 def test_model_name_cannot_escape_the_store(tmp_path, name):
-    save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL))
+    save_compact(tmp_path / "one")
     with pytest.raises(ModelNotFound):
         face_model_registry(tmp_path / "one").get(name)
 
 
 def test_weights_must_match_the_sha256_of_their_card(tmp_path):
-    folder = save(tmp_path / "one", random_network(CompactEmotiMeshNet, SMALL), sha256="0" * 64)
+    folder = save_compact(tmp_path / "one", sha256="0" * 64)
     with pytest.raises(ModelInvalid, match="SHA-256"):
         face_model_registry(tmp_path).get(folder.name)
 
 
 def test_registered_folder_becomes_the_default_under_its_name(tmp_path):
-    save(tmp_path / "store" / "one", random_network(CompactEmotiMeshNet, SMALL))
-    outside = save(tmp_path / "elsewhere", random_network(CompactEmotiMeshNet, SMALL), name="mine")
+    save_compact(tmp_path / "store" / "one")
+    outside = save_compact(tmp_path / "elsewhere", name="mine")
     models = face_model_registry(tmp_path / "store", default="one")
     assert models.register(outside) == "mine"
     assert models.get().info.name == "mine"
@@ -616,15 +604,15 @@ def test_registered_folder_becomes_the_default_under_its_name(tmp_path):
 
 def test_folder_inside_the_store_can_become_the_default(tmp_path):
     for name in ("one", "two"):
-        save(tmp_path / name, random_network(CompactEmotiMeshNet, SMALL))
+        save_compact(tmp_path / name)
     models = face_model_registry(tmp_path, default="one")
     assert models.register(tmp_path / "two") == "two"
     assert models.get().info.name == "two"
 
 
 def test_registered_model_cannot_reuse_a_store_name(tmp_path):
-    save(tmp_path / "store" / "one", random_network(CompactEmotiMeshNet, SMALL))
-    outside = save(tmp_path / "elsewhere", random_network(CompactEmotiMeshNet, SMALL), name="one")
+    save_compact(tmp_path / "store" / "one")
+    outside = save_compact(tmp_path / "elsewhere", name="one")
     models = face_model_registry(tmp_path / "store", default="one")
     with pytest.raises(ModelInvalid, match="already"):
         models.register(outside)

@@ -4,7 +4,6 @@ import json
 import math
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -31,8 +30,7 @@ from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
-
-STORE = Path(__file__).parents[2] / "model_store"
+from tests.support.server import STORE
 
 LAYOUT = {
     "conv1": (64, 3, 3, 3),
@@ -105,7 +103,7 @@ CROP_SHAPES = {CropKind.GRAY: (48, 48), CropKind.COLOR: (96, 96, 3), CropKind.SQ
 
 
 def random_features(seed=0, kind=CropKind.GRAY):
-    """Return random features of one frame."""
+    """Return random features of one frame; `seed` may be a generator."""
     rng = np.random.default_rng(seed)
     return FaceFeatures(
         landmarks=rng.random((478, 3), np.float32),
@@ -130,10 +128,11 @@ def randomize_network(network):
     return network.eval()
 
 
-def save(folder, network, architecture, arguments, **fields):
+def save(folder, network, architecture, arguments, labels=SEVEN, **fields):
+    """Write a model's folder."""
     folder.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
-    card = {"architecture": architecture, "arguments": arguments, "labels": list(SEVEN)} | fields
+    card = {"architecture": architecture, "arguments": arguments, "labels": list(labels)} | fields
     (folder / "model.json").write_text(json.dumps(card))
     return folder
 

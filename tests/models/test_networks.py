@@ -4,11 +4,9 @@ import contextlib
 import json
 import re
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 import pytest
-import safetensors.torch
 import torch
 from torch import nn
 
@@ -25,11 +23,10 @@ from moodreel.models.predictor import FacePredictor
 from moodreel.pipelines.engine import Engine
 from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.preset import load_preset, preset_names
-from tests.models.test_multi_head import random_features, randomize_network
+from tests.models.test_multi_head import random_features, randomize_network, save
 from tests.support import accounts, synthetic_frames, synthetic_image, synthetic_video
-from tests.support.server import DATE, KEY, video_body
+from tests.support.server import DATE, KEY, ROOT, video_body
 
-ROOT = Path(__file__).parents[2]
 STORE = ROOT / "model_store"
 THREE = ("calm", "bored", "curious")
 """Custom labels, one of which has a known synonym."""
@@ -54,11 +51,8 @@ def random_network(name, classes=3):
 
 
 def save_network(folder, name, labels=THREE):
-    folder.mkdir()
     network = random_network(name, len(labels))
-    safetensors.torch.save_file(network.state_dict(), folder / "weights.safetensors")
-    card = {"architecture": name, "arguments": TINY[name], "labels": list(labels)}
-    (folder / "model.json").write_text(json.dumps(card))
+    save(folder, network, name, TINY[name], labels)
     return network
 
 

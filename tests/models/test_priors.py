@@ -21,8 +21,8 @@ from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.video import VideoPipeline
 from tests.models.test_multi_head import random_features
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
+from tests.support.server import STORE
 
-STORE = Path(__file__).parents[2] / "model_store"
 LOGITS = np.log([0.1, 0.2, 0.7])
 LABELS = ("Anger", "Happy", "Neutral")
 DIARY = {"offsets": {}, "temperature": 1.0, "moment_temperature": 2.0, "certain_from": 0.7}

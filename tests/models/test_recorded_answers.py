@@ -35,8 +35,8 @@ from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
 from tests.support.foreign_texts import DIARY
+from tests.support.server import STORE
 
-STORE = Path(__file__).parents[2] / "model_store"
 RECORDED = Path(__file__).with_name("recorded_answers.json")
 
 NETWORK_TOLERANCE = 1e-5

@@ -2,7 +2,6 @@
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,13 +14,7 @@ from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
 
-STORE = Path(__file__).parents[2] / "model_store"
 LOOP = LoopOptions(duration=1.0, size=160)
-
-
-@pytest.fixture(scope="module")
-def engine() -> Engine:
-    return Engine.load(STORE)
 
 
 @pytest.fixture

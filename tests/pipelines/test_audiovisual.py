@@ -35,11 +35,6 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
 
 
 @pytest.fixture(scope="module")
-def engine():
-    return Engine.load(STORE, wait_seconds=0.05)
-
-
-@pytest.fixture(scope="module")
 def store(tmp_path_factory):
     """A store with a video-only default, a model of both modalities and a non-commercial one; tests only read it."""
     root = tmp_path_factory.mktemp("store")

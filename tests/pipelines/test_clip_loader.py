@@ -22,17 +22,10 @@ from moodreel.media import mel_spectrogram
 from moodreel.media.audio import SAMPLE_RATE, AudioLimits
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED, ClipLoader
-from moodreel.pipelines.engine import Engine
 from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
-from tests.support.server import STORE
 from tests.support.synthetic_audio import encode_sine_clip
 
 BOTH = ("video", "audio")
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load(STORE)
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +69,7 @@ def test_faces_and_audio_are_read_from_every_container_and_codec(loader, contain
 
 def test_a_crop_is_taken_from_the_frame_shown_at_that_time(loader, engine):
     frames = synthetic_frames.face_frames(30)
-    batch = loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
+    batch = loader.load(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"})).batch
     for column, number in enumerate((1, 5, 9, 13, 16, 20, 24, 28)):  # the middles of eight segments of 3 s
         [face] = engine.landmarker.detect(frames[number])
         expected = crop_square(frames[number], face.landmarks, 112).astype(int)
@@ -296,7 +289,7 @@ def test_only_the_main_person_is_followed(loader, engine):
         if number < 4:
             frame[40 : 40 + large.shape[0], 300 : 300 + large.shape[1]] = large
         frames.append(frame)
-    batch = loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
+    batch = loader.load(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"})).batch
     assert batch.face_mask.all(), "the larger one is in one of eight frames"
     last = batch.faces[0, -1].numpy().astype(int)
     assert np.abs(batch.faces[0, 0].numpy().astype(int) - last).mean() < 6
@@ -310,7 +303,7 @@ def test_a_drawn_face_is_no_face(loader):
 
 def test_an_upside_down_clip_has_the_crops_of_the_upright_one(loader):
     upright, turned = (
-        loader.load_batch(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"}))
+        loader.load(synthetic_video.encode_video(frames, fps=10, options={"qp": "0"})).batch
         for frames in (FACE, [np.ascontiguousarray(frame[::-1, ::-1]) for frame in FACE])
     )
     assert turned.face_mask.all()
@@ -320,7 +313,7 @@ def test_an_upside_down_clip_has_the_crops_of_the_upright_one(loader):
 def test_one_loader_serves_several_threads(loader):
     clips = [encode_sine_clip(FACE[:10], 1, hertz=300 * number) for number in (1, 2, 3)] * 2
     with ThreadPoolExecutor(6) as pool:
-        found = list(pool.map(loader.load_batch, clips))
+        found = list(pool.map(lambda clip: loader.load(clip).batch, clips))
     for first, second in zip(found[:3], found[3:], strict=True):
         np.testing.assert_array_equal(first.faces, second.faces)
         np.testing.assert_array_equal(first.mels, second.mels)

@@ -3,7 +3,6 @@
 import io
 import itertools
 import threading
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -21,14 +20,9 @@ from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.video import VideoPipeline
 from tests.media.test_image import stored
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
+from tests.support.server import STORE
 
-STORE = Path(__file__).parents[2] / "model_store"
 NO_FACE = synthetic_image.encode_image(skimage.data.coffee())
-
-
-@pytest.fixture(scope="module")
-def engine():
-    return Engine.load(STORE, wait_seconds=0.05)
 
 
 @pytest.fixture(scope="module")

@@ -1,25 +1,12 @@
 """Test how the people of a video are extracted: which frames get landmarks, and that the others are no worse."""
 
-from pathlib import Path
-
 import cv2
 import numpy as np
-import pytest
 
 from moodreel.faces.features import CropKind
 from moodreel.media.video import VideoReader
-from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.people_extractor import LANDMARK_STEP, PeopleExtractor
 from tests.support import synthetic_frames, synthetic_video
-
-STORE = Path(__file__).parents[2] / "model_store"
-
-
-@pytest.fixture(scope="module")
-def engine():
-    engine = Engine.load(STORE)
-    yield engine
-    engine.close()
 
 
 def close_up(count):

@@ -2,7 +2,6 @@
 
 import threading
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -16,8 +15,8 @@ from moodreel.models.text_registry import text_model_registry
 from moodreel.models.tokenizer import OVERLAP_TOKENS, WINDOW_TOKENS, TokenWindow
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.pipelines.text import TextPipeline, pool_windows
+from tests.support.server import STORE
 
-STORE = Path(__file__).parents[2] / "model_store"
 SAD = "I can't stop crying, I miss her so much."
 GLAD = "Thank you so much, this is wonderful!"
 

@@ -1,5 +1,4 @@
 import threading
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,8 +11,7 @@ from moodreel.pipelines.boomerang import LoopOptions
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.video import VideoPipeline
 from tests.support import synthetic_frames, synthetic_video
-
-STORE = Path(__file__).parents[2] / "model_store"
+from tests.support.server import STORE
 
 
 @pytest.fixture(scope="module")

@@ -333,7 +333,7 @@ def test_an_entry_written_after_its_media_expired_has_none(history: History, fol
 
 def test_a_failed_media_write_leaves_no_orphan(history: History, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(history.storage, "put", _fail_after(1, history.storage.put))  # type: ignore[union-attr]
+        patch.setattr(history.storage, "put", _fail_after_first(history.storage.put))  # type: ignore[union-attr]
         with pytest.raises(ObjectStorageError):
             history.put_media("ann", LOOP)
     assert files(folder) == [b"a loop"]
@@ -348,7 +348,7 @@ def test_a_failed_deletion_is_logged_and_retried(
     entry = upsert_with_loop(history, "ann")
     history.delete("ann", entry)
     with monkeypatch.context() as patch:
-        patch.setattr(history.storage, "delete", _fail_after(1, history.storage.delete))  # type: ignore[union-attr]
+        patch.setattr(history.storage, "delete", _fail_after_first(history.storage.delete))  # type: ignore[union-attr]
         with pytest.raises(ObjectStorageError, match="still there: 1"):
             history.delete_due_media()
     assert len(files(folder)) == 1
@@ -373,11 +373,11 @@ def test_a_sweep_deletes_more_than_one_batch(history: History, folder: Path, mon
     assert (history.delete_due_media(), files(folder)) == (10, [])
 
 
-def _fail_after(calls: int, function: Any) -> Any:
-    remaining = itertools.count(calls, -1)
+def _fail_after_first(function: Any) -> Any:
+    calls = itertools.count()
 
     def call(*arguments: Any) -> Any:
-        if next(remaining) <= 0:
+        if next(calls):
             raise ObjectStorageError("The media storage cannot be reached.")
         return function(*arguments)
 

@@ -36,9 +36,9 @@ def begin(name: str = "call") -> Call:
     return Call.begin(request_id=name, method="GET", endpoint="/")
 
 
-def write_at_last(log: CallLog, call: Call, seconds: float = 60) -> None:
+def write_at_last(log: CallLog, call: Call) -> None:
     """Write a call as soon as the server is back."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with suppress(CallLogError):
             return log.write(call)

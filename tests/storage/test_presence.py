@@ -18,17 +18,10 @@ from moodreel.storage.presence import (
     SqlitePresenceStore,
 )
 from moodreel.storage.presence_redis import RedisPresenceStore
+from tests.storage.conftest import Clock
 from tests.support.redis_server import RedisServer
 
 Member = Callable[[], Presence]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 @pytest.fixture(scope="module")

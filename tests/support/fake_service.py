@@ -65,14 +65,11 @@ class FakeVideoPipeline:
 
     def thumbnail(self, data: bytes, loop: LoopOptions, *, model: str | None = None, fps: float | None = None) -> Any:
         _execute(data, model)
+        face = {"emotion": "Happy", "confidence": 0.92, "probabilities": PROBABILITIES}
+        face |= {"certain": True, "quality": QUALITY, "track": 0}
         return SimpleNamespace(
             boomerang=_boomerang(loop, fps),
-            emotion=None if data == b"no face" else "Happy",
-            confidence=None if data == b"no face" else 0.92,
-            probabilities=None if data == b"no face" else PROBABILITIES,
-            certain=None if data == b"no face" else True,
-            quality=None if data == b"no face" else QUALITY,
-            track=None if data == b"no face" else 0,
+            **(dict.fromkeys(face) if data == b"no face" else face),
             clip_duration=4.98,
             frames_analysed=24,
             model=MODEL,

@@ -120,16 +120,20 @@ def read_labels(folder: Path) -> tuple[str, ...]:
 
     Labels that would get the same replacement are kept. Raises ModelInvalid.
     """
-    config = read_config(folder)
+    labels = [label.strip().lower() for label in read_output_names(folder)]
+    ours = [LABEL_ALIASES.get(label, label) for label in labels]
+    return tuple(label if ours.count(our) > 1 else our for label, our in zip(labels, ours, strict=True))
+
+
+def read_output_names(folder: Path) -> list[str]:
+    """Return the names of the outputs in a folder's config, in their order. Raises ModelInvalid."""
     try:
-        id2label = config["id2label"]
-        labels = [str(id2label[str(index)]).strip().lower() for index in range(len(id2label))]
+        id2label = read_config(folder)["id2label"]
+        return [str(id2label[str(index)]) for index in range(len(id2label))]
     except (KeyError, TypeError) as error:
         raise ModelInvalid(
             f"The {CONFIG_FILE} of {folder.name!r} needs an id2label that names every output from 0 on; correct it."
         ) from error
-    ours = [LABEL_ALIASES.get(label, label) for label in labels]
-    return tuple(label if ours.count(our) > 1 else our for label, our in zip(labels, ours, strict=True))
 
 
 def import_transformers(name: str) -> ModuleType:
@@ -151,7 +155,7 @@ def import_transformers(name: str) -> ModuleType:
             "(in a clone: pip install -r requirements-extras.txt)"
         ) from error
     transformers_logging.disable_progress_bar()
-    # Whoever loads a model reports what does not fit.
+    # The functions that load a model report what does not fit.
     transformers_logging.set_verbosity_error()
     return transformers
 

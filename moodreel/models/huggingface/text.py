@@ -14,8 +14,13 @@ from tokenizers import Tokenizer
 
 from moodreel.emotions import EKMAN, to_ekman
 from moodreel.errors import ModelInvalid
-from moodreel.models.huggingface.image import CONFIG_FILE, HF_WEIGHTS_FILE, import_transformers, read_config
-from moodreel.models.model_card import JsonObject
+from moodreel.models.huggingface.image import (
+    CONFIG_FILE,
+    HF_WEIGHTS_FILE,
+    import_transformers,
+    read_config,
+    read_output_names,
+)
 from moodreel.models.networks.text_base import TextClassifier
 
 if TYPE_CHECKING:
@@ -77,7 +82,7 @@ class HuggingFaceText(TextClassifier):
 def read_text_network(folder: Path) -> HuggingFaceText:
     """Load a folder's network. Raises ModelInvalid."""
     config = read_config(folder)
-    classes = _map_labels(folder, config)
+    classes = _map_labels(folder)
     if not (folder / HF_WEIGHTS_FILE).is_file():
         raise ModelInvalid(
             f"The folder {folder.name!r} has a {CONFIG_FILE} but no {HF_WEIGHTS_FILE}; save the model as safetensors."
@@ -131,15 +136,9 @@ def read_text_tokenizer(folder: Path) -> Tokenizer:
         ) from error
 
 
-def _map_labels(folder: Path, config: JsonObject) -> list[int | None]:
+def _map_labels(folder: Path) -> list[int | None]:
     """Return the index in `EKMAN` of each label, or None. Raises ModelInvalid if fewer than two match."""
-    try:
-        id2label = config["id2label"]
-        labels = [str(id2label[str(index)]) for index in range(len(id2label))]
-    except (KeyError, TypeError) as error:
-        raise ModelInvalid(
-            f"The {CONFIG_FILE} of {folder.name!r} needs an id2label that names every output from 0 on; correct it."
-        ) from error
+    labels = read_output_names(folder)
     ours = [to_ekman(label) for label in labels]
     if len(set(ours) - {None}) < 2:
         raise ModelInvalid(

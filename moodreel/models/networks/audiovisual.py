@@ -19,8 +19,6 @@ from moodreel.models.networks.fusion import AUDIO_DIM, FUSIONS, FusionInputs
 from moodreel.models.networks.resnet18 import FEATURE_DIM, INPUT_SIDE, ResNet18, normalize
 from moodreel.models.networks.whisper import WIDTH, WhisperVoice
 
-__all__ = ["MODALITIES", "AudioCNN", "AudioVisualBatch", "AudioVisualNet"]
-
 
 @dataclass(frozen=True, eq=False)
 class AudioVisualBatch:

@@ -53,7 +53,7 @@ def load_windows(examples: Sequence[Example], context: DataContext) -> list[Audi
         loader = ClipLoader(engine)
 
         def extract(data: bytes) -> Arrays:
-            batch = loader.load_batch(data)
+            batch = loader.load(data).batch
             return {name: getattr(batch, name).cpu().numpy() for name in _WINDOW_FIELDS}
 
         cached = _load(examples, extract, "windows", _WINDOW_FIELDS, context.cache)

@@ -13,7 +13,8 @@ from moodreel.emotions import EIGHT_TO_SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
-from moodreel.models.networks.audiovisual import MODALITIES, AudioCNN, AudioVisualBatch, AudioVisualNet
+from moodreel.models.model_card import MODALITIES
+from moodreel.models.networks.audiovisual import AudioCNN, AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.resnet18 import INPUT_SIDE
 from moodreel.pipelines.clip_sampler import FRAMES, window_starts
 from moodreel.training.augmentation.image import augment_face_square

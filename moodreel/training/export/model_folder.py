@@ -8,7 +8,7 @@ import safetensors.torch
 import torch
 
 from moodreel.models.checkpoint import file_sha256
-from moodreel.models.face_registry import CARD_FILE, WEIGHTS_FILE
+from moodreel.models.registry import CARD_FILE, WEIGHTS_FILE
 
 
 def write_folder(out: Path, state: dict[str, torch.Tensor], fields: dict[str, Any], *, data: str, licence: str) -> None:
