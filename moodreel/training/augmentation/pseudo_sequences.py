@@ -115,7 +115,7 @@ class PseudoSequenceGenerator:
             deformation: of their landmarks.
         """
         usable = faces.found & (targets.sum(axis=1) > 0)
-        self._faces = FaceTable(**{name: array[usable] for name, array in vars(faces).items()})
+        self._faces = faces.select(usable)
         self._targets = targets[usable]
         self._deformation = deformation
         self._spread = self._faces.blendshapes.std(axis=0)
