@@ -25,7 +25,6 @@ from moodreel.training.data.loading import DataContext
 from moodreel.training.data.muxspace import LABEL_NAMES
 from moodreel.training.engine import trainer
 from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.evaluation import evaluate as evaluation
 from moodreel.training.evaluation import predict as prediction
 from moodreel.training.evaluation import pseudo_sequences
 from moodreel.training.experiment.efficientnet_init import load_pretrained
@@ -88,9 +87,8 @@ def write_ferplus(folder, count):
 def patch_landmarker(monkeypatch, faces):
     """Make the face landmarker find these faces, in their order, in any images."""
     landmarks = np.repeat(np.arange(len(faces.crops), dtype=np.float32), 478 * 3).reshape(-1, 478, 3)
-    for module in (face_recipe, evaluation):
-        monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: faces)
-        monkeypatch.setattr(module, "extract_landmarks", lambda *args, **kwargs: (faces, landmarks))
+    monkeypatch.setattr(DataContext, "extract_faces", lambda *_: faces)
+    monkeypatch.setattr(DataContext, "extract_landmarks", lambda *_: (faces, landmarks))
     for module in (face_expression, moodreel_five, prediction):
         monkeypatch.setattr(module, "crop_image", lambda image, landmarks, kind: crop_of(faces, landmarks, kind))
     monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)

@@ -34,8 +34,8 @@ from moodreel.training.data.ferplus import (
 )
 from moodreel.training.data.image_folder import read_folders, read_groups
 from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.loading import DataContext
 from moodreel.training.data.muxspace import person_of, read_muxspace
-from moodreel.training.evaluation import evaluate as evaluation
 from moodreel.training.evaluation.calibration import expected_calibration_error, fit_temperature
 
 ROOT = Path(__file__).parents[2]
@@ -358,7 +358,7 @@ def test_evaluate_prints_metrics_of_all_images_and_of_each_group(tmp_path, monke
     (tmp_path / "groups.csv").write_text("file,group\n" + "".join(f"{file},{name}\n" for file, name in groups.items()))
     faces = made_faces(np.array([1, 1, 1, 4]))
     faces.found[1] = False
-    monkeypatch.setattr(evaluation, "extract_faces", lambda *args, **kwargs: faces)
+    monkeypatch.setattr(DataContext, "extract_faces", lambda *_: faces)
     happy = np.full(5, 0.05) + 0.75 * (np.arange(5) == FIVE.index("Happy"))
     verdict = TrackPrediction(probabilities=happy, per_frame=np.zeros((1, 5)), weights=np.ones(1))
     monkeypatch.setattr(FacePredictor, "predict", lambda self, shown, per_frame=True: [verdict] * len(shown))

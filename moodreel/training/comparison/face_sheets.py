@@ -22,7 +22,7 @@ def draw_faces(models: Sequence[EvaluatedModel], run: EvaluationRun, media: str,
     """Draw a sheet for each face model, with attribution maps over the crops; none for clips and recordings."""
     if media != IMAGES:
         return []
-    crops = context.extract_faces(ImageSequence(run.examples))[0].crops
+    crops = context.extract_faces(ImageSequence(run.examples)).crops
     return [
         Plot(
             f"faces-{index + 1}",

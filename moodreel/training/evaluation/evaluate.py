@@ -11,20 +11,20 @@ from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.data import muxspace
 from moodreel.training.data.dataset import IMAGES
-from moodreel.training.data.face_cache import extract_faces, extract_landmarks
 from moodreel.training.data.fer2013 import is_fer2013
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.image_folder import read_folders, read_groups
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.label_mapping import mapping_matrix
+from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
-from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter, to_labels
+from moodreel.training.evaluation.predict import extract_inputs, predict_rows, scatter, to_labels
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics, evaluate_sequences
 
 logger = logging.getLogger(__name__)
 
 SEED = 0
-"""Of the face cache and of the pseudo-sequences."""
+"""Of the pseudo-sequences."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +45,7 @@ class FaceEvaluation:
 
 
 def evaluate(
-    predictor: FacePredictor,
-    data: Path,
-    landmarker: Path,
-    cache: Path,
-    *,
-    groups: Path | None = None,
-    workers: int = 1,
+    predictor: FacePredictor, data: Path, context: DataContext, *, groups: Path | None = None
 ) -> FaceEvaluation:
     """Evaluate a model of five or seven labels on the images that have a majority over half.
 
@@ -59,10 +53,8 @@ def evaluate(
         predictor: The model.
         data: FER+ or FER2013 as `read_split` reads them, of which the valid split counts; muxspace's folder
             (`faces.npz`), of which the people held out count; or one with a folder of images for each label.
-        landmarker: The face landmarker's bundle.
-        cache: The folder for faces found.
+        context: Where models and caches are.
         groups: csv file that assigns the images of such folders to groups.
-        workers: Threads of the face landmarker.
 
     Raises:
         MoodreelError: The model has other labels.
@@ -72,11 +64,7 @@ def evaluate(
     if labels not in (FIVE, SEVEN):
         raise MoodreelError("Only models of five or seven labels can be evaluated; choose another.")
     images, all_truth, members = _read(data, labels, groups)
-    landmarks = None
-    if requires_landmarks(predictor):
-        faces, landmarks = extract_landmarks(images, landmarker, cache, seed=SEED, workers=workers)
-    else:
-        faces = extract_faces(images, landmarker, cache, seed=SEED, workers=workers)
+    faces, landmarks = extract_inputs(predictor, images, context)
     labeled = np.flatnonzero(all_truth >= 0)
     truth, found = all_truth[labeled], faces.found[labeled]
     if not found.any():

@@ -148,12 +148,13 @@ class CropAdapter(FaceAdapter):
         """Load the examples of a data set."""
         images, clean_prob = ImageSequence(data.examples), request.config.clean_prob
         kind = ARCHITECTURES[self.name].crop_kind
-        faces, landmarks = request.context.extract_faces(images, landmarks=kind is not CropKind.GRAY)
-        if landmarks is not None:
-            crops = np.stack([crop_image(images[row], own, kind) for row, own in enumerate(landmarks)])
-            return CropInputs(crops, clean_prob=clean_prob), faces.found
-        # Where no face is found the crop is the whole image: good enough to train on.
-        return CropInputs(faces.crops, clean_prob=clean_prob), np.ones(len(data.examples), bool)
+        if kind is CropKind.GRAY:
+            # Where no face is found the crop is the whole image: good enough to train on.
+            crops = request.context.extract_faces(images).crops
+            return CropInputs(crops, clean_prob=clean_prob), np.ones(len(data.examples), bool)
+        faces, landmarks = request.context.extract_landmarks(images)
+        crops = np.stack([crop_image(images[row], own, kind) for row, own in enumerate(landmarks)])
+        return CropInputs(crops, clean_prob=clean_prob), faces.found
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         """Build a network with its initial weights, or with ImageNet's where it takes them."""
@@ -182,11 +183,12 @@ class TrackAdapter(FaceAdapter):
         if data.media == CLIPS:
             tracks = load_tracks(data.examples, request.context)
             return TrackInputs([track or [] for track in tracks]), np.array([track is not None for track in tracks])
-        faces, landmarks = request.context.extract_faces(ImageSequence(data.examples), landmarks=self._landmarks)
-        track_faces = [single_frame(faces, row) for row in range(len(data.examples))]
-        if landmarks is not None:
-            track_faces = [replace(face, landmarks=own) for face, own in zip(track_faces, landmarks, strict=True)]
-        return TrackInputs([[face] for face in track_faces]), faces.found
+        images, landmarks = ImageSequence(data.examples), None
+        if self._landmarks:
+            faces, landmarks = request.context.extract_landmarks(images)
+        else:
+            faces = request.context.extract_faces(images)
+        return TrackInputs([[single_frame(faces, row, landmarks)] for row in range(len(images))]), faces.found
 
 
 class PortraitAdapter(ArchitectureAdapter):

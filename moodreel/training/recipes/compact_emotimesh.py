@@ -24,7 +24,7 @@ from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.experiment.options import Options, option
 from moodreel.training.experiment.recipe import RunRequest
-from moodreel.training.recipes.face_recipe import FaceRecipe, TrainedModel, find_faces, read_train_split
+from moodreel.training.recipes.face_recipe import FaceRecipe, TrainedModel, read_train_split
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +60,8 @@ class CompactEmotiMeshRecipe(FaceRecipe):
         torch.manual_seed(config.seed)
         rng = np.random.default_rng(config.seed)
         split = read_train_split(request, fer2013_weight=options.fer2013_weight)
-        tables = [find_faces(request, split.images.images, change) for change in (identity, hflip, augment_still)]
+        changes, images = (identity, hflip, augment_still), split.images.images
+        tables = [request.context.extract_faces(images, change) for change in changes]
         faces = [table.select(split.train) for table in tables]
         deformation = fit_deformation(faces[0])
         network, task = _build(request, faces, split.images.targets[split.train], rng)
