@@ -20,8 +20,9 @@ from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.face_registry import face_model_registry, load_face_model
 from moodreel.models.networks import efficientnet_lite
 from moodreel.models.networks.audiovisual import AudioVisualBatch
+from moodreel.pipelines.clip_loader import MEL_STEPS
 from moodreel.training.__main__ import main
-from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation
+from moodreel.training.augmentation import spectrogram
 from moodreel.training.cli import export
 from moodreel.training.data.dataset import Dataset, pair_with_faces
 from moodreel.training.data.examples import Example
@@ -47,7 +48,6 @@ from tests.support.whisper_weights import random_arrays, write_ctranslate2
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)
-NO_AUGMENTATION = MelAugmentation(slack_seconds=0, mask_counts=(0, 0))
 
 
 def bands(side, rng):
@@ -88,9 +88,7 @@ def tracks(frames=3):
         return FaceFeatures(shape / 9, shape, blendshapes, np.zeros(3, np.float32), crop)
 
     images = bands(48, rng)
-    return TrackInputs(
-        [[face(crop, label)] * frames for crop, label in zip(images, TRUTH, strict=True)], drop_frames=0.2
-    )
+    return TrackInputs([[face(crop, label)] * frames for crop, label in zip(images, TRUTH, strict=True)])
 
 
 def faces():
@@ -100,14 +98,14 @@ def faces():
 def mel_bands():
     """Return spectrograms in which the band of the label is loud."""
     rng = np.random.default_rng(0)
-    mels = rng.normal(-18, 1, (COUNT, 64, WINDOW_FRAMES + 10)).astype(np.float32)
+    mels = rng.normal(-18, 1, (COUNT, 64, MEL_STEPS + 10)).astype(np.float32)
     for mel, label in zip(mels, TRUTH, strict=True):
         mel[8 + 12 * label : 14 + 12 * label] += 10
     return mels
 
 
 def recordings_inputs():
-    return AudioInputs(list(mel_bands()), [3.0] * COUNT, NO_AUGMENTATION)
+    return AudioInputs(list(mel_bands()), [3.0] * COUNT)
 
 
 def clips():
@@ -116,12 +114,12 @@ def clips():
         AudioVisualBatch(
             faces,
             torch.ones(1, 2, dtype=torch.bool),
-            torch.from_numpy(mel[:, :WINDOW_FRAMES])[None],
+            torch.from_numpy(mel[:, :MEL_STEPS])[None],
             torch.tensor([True]),
         )
         for faces, mel in zip(images, mel_bands(), strict=True)
     ]
-    return ClipInputs(windows, NO_AUGMENTATION, drop_video=0.2, drop_audio=0.2)
+    return ClipInputs(windows, drop_video=0.2, drop_audio=0.2)
 
 
 TINY = [
@@ -164,6 +162,8 @@ def test_network_overfits_32_examples(name, arguments, make_inputs, monkeypatch)
     torch.manual_seed(0)
     # With its own momentum a short run would be evaluated with the statistics of its start.
     monkeypatch.setattr(efficientnet_lite, "_BATCHNORM_MOMENTUM", 0.3)
+    for strength in ("SLACK_SECONDS", "MAX_MASK_STEPS", "MAX_MASK_BANDS"):
+        monkeypatch.setattr(spectrogram, strength, 0)
     adapter, inputs = ADAPTERS[name], make_inputs()
     network = adapter.build(LABELS, arguments, None)
     rows = np.arange(COUNT)

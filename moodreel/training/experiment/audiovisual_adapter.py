@@ -16,7 +16,6 @@ from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.resnet18 import load_torchvision_weights
 from moodreel.models.networks.whisper import WhisperVoice
 from moodreel.models.registry import CARD_FILE
-from moodreel.training.augmentation.spectrogram import MelAugmentation
 from moodreel.training.data.clip_cache import load_windows
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.data.loading import load_audio, load_face_crops
@@ -50,7 +49,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
 
     def load_inputs(self, data: Dataset, request: ClassificationRequest) -> tuple[InputAdapter, np.ndarray]:
         """Load the examples of a data set."""
-        context, options, augmentation = request.context, request.options, MelAugmentation()
+        context, options = request.context, request.options
         whisper = request.model.get("voice") == "whisper"
         if data.media == IMAGES:
             squares, found = load_face_crops(data.examples, context)
@@ -63,14 +62,14 @@ class AudioVisualAdapter(ArchitectureAdapter):
             usable = np.array([clip is not None for clip in clips])
             if not usable.any():
                 raise DataInvalid(f"None of the {len(clips)} clips shows a face or has sound; check the files.")
-            return ClipInputs(clips, augmentation, **dropped), usable
+            return ClipInputs(clips, **dropped), usable
         sounds: AvInputs
         if whisper:
             sounds = WhisperInputs(list(load_audio(data.examples)))
         else:
             recordings = [(log_mel(sound.samples), sound.duration) for sound in load_audio(data.examples)]
             mels, durations = zip(*recordings, strict=True)
-            sounds = AudioInputs(mels, durations, augmentation)
+            sounds = AudioInputs(mels, durations)
         usable = np.ones(len(data.examples), bool)
         if data.faces is None:
             return sounds, usable
