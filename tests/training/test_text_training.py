@@ -256,7 +256,7 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path, data, pretrained, monk
 def test_tfidf_baseline_learns_the_texts(data):
     train, dev = read_texts(data, "train"), read_texts(data, "dev")
     held = np.arange(len(train.texts)) % 5 == 0
-    assert measure_tfidf_baseline(train.only(~held), train.only(held), dev).accuracy > 0.8
+    assert measure_tfidf_baseline(train.select(~held), train.select(held), dev).accuracy > 0.8
 
 
 def test_new_network_computes_what_bert_computes(pretrained):

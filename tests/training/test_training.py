@@ -1,6 +1,5 @@
 """Test training data: labels, splits, faces, pseudo-sequences and calibration."""
 
-import ast
 import csv
 import os
 import zlib
@@ -515,11 +514,3 @@ def test_temperature_undoes_overconfidence():
     logits = torch.randn(4000, 5, generator=generator)
     truth = torch.multinomial(logits.softmax(dim=1), 1, generator=generator)[:, 0]
     assert fit_temperature(3 * logits, truth) == pytest.approx(3, rel=0.1)
-
-
-def test_serving_code_does_not_import_training():
-    for path in [*ROOT.glob("moodreel/*.py"), *ROOT.glob("moodreel/models/*.py"), *ROOT.glob("api/**/*.py")]:
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not any(name.startswith("moodreel.training") for name in names), path.name

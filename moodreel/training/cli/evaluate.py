@@ -15,10 +15,9 @@ from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.criterion import TALKERS, evaluate_sets, summarize_sets
-from moodreel.training.evaluation.evaluate import evaluate
-from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
+from moodreel.training.evaluation.evaluate import evaluate, summarize
+from moodreel.training.evaluation.evaluate_text import evaluate_text, summarize_text
 from moodreel.training.evaluation.open_models import open_models
-from moodreel.training.evaluation.summary import summarize
 from moodreel.training.experiment.recipe import STORE
 
 FACE_DATA, TEXT_DATA = ("ferplus", "muxspace", IMAGES), ("goemotions",)
@@ -57,7 +56,7 @@ def run(args: argparse.Namespace) -> None:
     if is_text:
         registry = text_model_registry(STORE, device=device)
         text_model = load_text_model(path, device=device) if path.exists() else registry.get(args.model)
-        return print(summary(evaluate_text(text_model, data)))
+        return print(summarize_text(evaluate_text(text_model, data)))
     model = (
         load_face_model(path, device=device, prior=args.prior)
         if path.exists()

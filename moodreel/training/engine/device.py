@@ -16,11 +16,8 @@ DEVICES = ("auto", "cpu", "cuda", "mps")
 Batch = TypeVar("Batch")
 
 
-def resolve_device(name: str = "auto") -> torch.device:
-    """Return the device for one of `DEVICES`, or for a numbered one such as "cuda:1".
-
-    Args:
-        name: "auto" takes CUDA, then MPS, then the CPU, whichever is there first.
+def resolve_device(name: str) -> torch.device:
+    """Return the device for one of `DEVICES`: "auto" takes CUDA, then MPS, then the CPU, whichever is there first.
 
     Raises:
         DataInvalid: this machine has no such device.
@@ -28,7 +25,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
-    if not available.get(name.partition(":")[0]):
+    if not available.get(name):
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise DataInvalid(f"There is no device {name!r} here; this machine has {usable}.")
     return torch.device(name)

@@ -1,6 +1,7 @@
 """Evaluate a face model on images and on pseudo-sequences made from them, by the predictor that serves."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -105,3 +106,47 @@ def _read(data: Path, labels: tuple[str, ...], groups: Path | None) -> tuple[Ima
         raise DataInvalid("Groups are for images in a folder for each label; name such a folder.")
     part = muxspace.read_muxspace(data, labels, "valid") if is_muxspace else read_split(data, "valid", labels=labels)
     return part.images, part.truth, {}
+
+
+def summarize(report: FaceEvaluation) -> str:
+    """Describe all metrics of an evaluation in a few lines of text."""
+    lines = [_metrics_summary(report.metrics)]
+    if report.sequences:
+        lines.append(f"expected calibration error {report.sequences.ece:.4f} (pseudo-sequences)")
+        for kind, accuracy in report.sequences.by_kind.items():
+            lines.append(f"pseudo-sequences {kind}: {accuracy.model:.3f}, mean of frames {accuracy.frame_mean:.3f}")
+    lines += _group_summary(report.groups)
+    if report.five:
+        lines += ["In five classes:", _metrics_summary(report.five)]
+    return "\n".join(lines)
+
+
+def _metrics_summary(metrics: ClassificationMetrics) -> str:
+    lines = [
+        f"images {metrics.examples}, faces found {metrics.found:.4f}",
+        f"accuracy {metrics.accuracy:.4f} (face not found = wrong), {metrics.accuracy_found:.4f} (faces found)",
+        f"mean recall {metrics.balanced_accuracy:.4f}",
+        f"expected calibration error {metrics.ece:.4f} (images)",
+        "recall " + ", ".join(f"{label} {share:.3f}" for label, share in metrics.recall.items()),
+        f"confusion, rows true, columns predicted, {', '.join(metrics.labels)}:",
+        *(" ".join(f"{count:5d}" for count in row) for row in metrics.confusion[:, :-1]),
+    ]
+    return "\n".join(lines)
+
+
+def _group_summary(groups: Mapping[str, ClassificationMetrics]) -> list[str]:
+    if not groups:
+        return []
+    lines = [
+        f"group {group}: images {metrics.examples}, faces found {metrics.found:.4f}, accuracy {metrics.accuracy:.4f}, "
+        f"mean recall {metrics.balanced_accuracy:.4f}"
+        for group, metrics in groups.items()
+    ]
+    for label, name in (("accuracy", "accuracy"), ("mean recall", "balanced_accuracy")):
+        values = {group: getattr(metrics, name) for group, metrics in groups.items()}
+        worst, best = (choose(values, key=values.__getitem__) for choose in (min, max))
+        lines.append(
+            f"spread of {label} {values[best] - values[worst]:.4f}: "
+            f"best {values[best]:.4f} ({best}), worst {values[worst]:.4f} ({worst})"
+        )
+    return lines

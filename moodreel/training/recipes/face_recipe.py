@@ -17,10 +17,9 @@ from moodreel.models.quantization import PRECISIONS
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
 from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE_FILE
-from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate
+from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate, summarize
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics
-from moodreel.training.evaluation.summary import summarize
 from moodreel.training.experiment.options import Options
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import megabytes, metric_entries, write_card

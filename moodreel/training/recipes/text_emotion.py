@@ -40,7 +40,7 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
-from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
+from moodreel.training.evaluation.evaluate_text import evaluate_text, summarize_text
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.options import PATH, Options, option
@@ -137,8 +137,8 @@ class TextRecipe(Recipe):
     def _run(self, request: RunRequest[TextOptions], pretrained: Path, texts: Texts, dev: Texts) -> str:
         config, out, data = request.config, request.out, request.data[GOEMOTIONS]
         held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-        baseline = measure_tfidf_baseline(texts.only(~held_out), texts.only(held_out), dev)
-        logger.info("TF-IDF and logistic regression:\n%s", summary(baseline))
+        baseline = measure_tfidf_baseline(texts.select(~held_out), texts.select(held_out), dev)
+        logger.info("TF-IDF and logistic regression:\n%s", summarize_text(baseline))
         trained = train_text(request, texts, pretrained)
         model = write_text_model(out, trained, request.record(), config.weights)
         sizes = _sizes(request, trained, data)
@@ -158,7 +158,7 @@ class TextRecipe(Recipe):
             trained=trained,
             parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
         )
-        return summary(report)
+        return summarize_text(report)
 
 
 def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path) -> TrainedTextModel:
@@ -171,7 +171,7 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     torch.manual_seed(config.seed)
     tokenizer = read_tokenizer(pretrained)
     held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-    train, val = add_soft_labels(options, texts).only(~held_out), texts.only(held_out)
+    train, val = add_soft_labels(options, texts).select(~held_out), texts.select(held_out)
     network = build_network(texts.groups, request.model, pretrained)
     others = read_other_weights(network, options.average_with)  # before hours of training
     init_head_bias(network.head, train)

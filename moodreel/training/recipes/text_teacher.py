@@ -73,7 +73,7 @@ def _run(request: RunRequest[TextTeacherOptions], texts: Texts, pretrained: Path
     torch.manual_seed(config.seed)
     tokenizer = read_tokenizer(pretrained)
     held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-    train, val = texts.only(~held_out), texts.only(held_out)
+    train, val = texts.select(~held_out), texts.select(held_out)
     network = MPNetClassifier(texts.groups, pretrained, dropout=request.model["dropout"])
     init_head_bias(network.head, train)
     history = fit_labels(request, TeacherTask, network, tokenizer, train, val)
