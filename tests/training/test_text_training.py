@@ -167,7 +167,7 @@ def test_threshold_is_near_the_best_one():
 
 
 def make_request(data, *, layers=2, dropout=0.0, out=None, resume=False, **values):
-    """Return a short run of the preset; without `out` it writes no checkpoints."""
+    """Return a short run of the preset."""
     short_run = {"epochs": 8, "batch_size": 16, "lr": 2e-3, "head_lr": 5e-3, "ema_decay": 0.9}
     config, options = configure(load_preset("text-emotion"), {**short_run, **values})
     return RunRequest(
@@ -177,10 +177,9 @@ def make_request(data, *, layers=2, dropout=0.0, out=None, resume=False, **value
         config=config,
         options=options,
         data={"goemotions": data},
-        out=out or data / "nothing",
+        out=out or data / "out",
         context=DataContext(STORE, data),
         resume=resume,
-        save=out is not None,
     )
 
 

@@ -25,12 +25,8 @@ from moodreel.training.augmentation.pseudo_sequences import (
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip
-from moodreel.training.data.ferplus import (
-    VOTE_LABELS_FIVE,
-    holdout_mask,
-    majority_label,
-    read_split,
-)
+from moodreel.training.data.fer2013 import VOTE_COLUMNS
+from moodreel.training.data.ferplus import VOTE_LABELS, holdout_mask, majority_label, read_split
 from moodreel.training.data.image_folder import read_folders, read_groups
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
@@ -67,8 +63,7 @@ def generator():
 
 
 def votes(**counts):
-    names = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf")
-    return np.array([counts.get(name, 0) for name in names], np.uint8)
+    return np.array([counts.get(name, 0) for name in VOTE_COLUMNS], np.uint8)
 
 
 # Labels
@@ -116,8 +111,8 @@ def test_fer2013_label_makes_up_its_fraction_of_the_targets(tmp_path):
 
 
 def test_every_vote_maps_to_a_label_or_to_none():
-    assert len(VOTE_LABELS_FIVE) == 10
-    assert {label for label in VOTE_LABELS_FIVE if label} == set(FIVE)
+    assert len(VOTE_LABELS) == len(VOTE_COLUMNS)
+    assert set(VOTE_LABELS) - {None} == set(SEVEN)
 
 
 def test_split_is_read_in_seven_labels(tmp_path):

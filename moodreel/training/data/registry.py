@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 PEOPLE = "people.csv"
 """Beside the labels' folders: the columns file, person and optionally group (`image_folder.read_folders`)."""
-CORRECTIONS = "corrections.csv"
-"""Beside AFEW-VA's clips: the columns file and label (`afew_va.read_afew_va`)."""
 OWNER_LICENSE = "its owner's; state it in model.json"
 """License of a user's own folders, and of weights trained on them."""
 
@@ -111,13 +109,11 @@ def _open_webfaces(path: Path) -> Dataset:
 
 
 def _open_afew_va(path: Path) -> Dataset:
-    corrections = path / CORRECTIONS
-    frames = read_afew_va(path, corrections=corrections if corrections.is_file() else None)
     return Dataset(
         name="AFEW-VA",
         media=IMAGES,
         labels=FIVE,
-        examples=frames.examples,
+        examples=read_afew_va(path),
         license="research, non-commercial, as AFEW-VA's authors state",
         commercial=False,
     )
