@@ -485,7 +485,10 @@ def test_pairing_names_labels_without_faces(recordings):
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
-        (["improved-cnn", "--data", "nothing:here"], "There is no set 'nothing'; name one of ferplus"),
+        (
+            ["improved-cnn", "--data", "nothing:here"],
+            "There is no set 'nothing' of images, clips or recordings; name one of ferplus",
+        ),
         (["improved-cnn", "--data", "images:nowhere"], "There is no nowhere; name the folder"),
         (["audio-visual", "--data", "{image_folder}", "--model-arg", "fusion=early"], "fusion early"),
         (["audio-visual", "--data", "{image_folder}", "--model-arg", "voice=whisper"], "takes voice=cnn only"),

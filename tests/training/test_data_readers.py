@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from moodreel.emotions import EIGHT, EKMAN, FIVE, SEVEN
+from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.training.data.afew_va import LABEL_COORDINATES, k_means, name_clusters, read_afew_va
 from moodreel.training.data.examples import content_ids
@@ -261,6 +261,8 @@ def test_webfaces_stay_encoded_until_an_image_is_read(tmp_path):
     }
     image = ImageSequence(data.examples)[0]
     assert image.shape == (40, 60, 3) and abs(image[20, 30].astype(int) - (200, 0, 0)).max() < 12
+    with pytest.raises(DataInvalid, match="have to be files"):
+        _ = data.examples[0].file
     split = data.split()
     assert split.leaks
     assert len({example_id for example_id in content_ids(data.examples) if example_id}) == 1, "two are copies"
@@ -272,20 +274,6 @@ def test_webfaces_of_another_layout_are_refused(tmp_path):
     write_webfaces(tmp_path, [np.zeros((8, 8, 3), np.uint8)], ["bored"], ["web"])
     with pytest.raises(DataInvalid, match=r"labels other than .*: bored"):
         open_dataset(f"webfaces:{tmp_path}")
-
-
-def test_goemotions_opens_as_a_data_set_of_texts_with_its_own_split(tmp_path):
-    (tmp_path / "labels.txt").write_text("joy\ngrief\nneutral\n")
-    (tmp_path / "ekman_mapping.json").write_text('{"joy": ["joy"], "sadness": ["grief"]}')
-    (tmp_path / "train.tsv").write_text("a good day\t0\ta\nall at once\t0,1\tb\n")
-    (tmp_path / "dev.tsv").write_text("well\t2\tc\n")
-    data = open_dataset(f"goemotions:{tmp_path}")
-    assert [example.media for example in data.examples] == ["a good day", "all at once", "well"]
-    assert data.media == "texts" and data.labels == EKMAN
-    assert data.targets[1, [EKMAN.index("joy"), EKMAN.index("sadness")]].tolist() == [1, 1]
-    assert data.published_split.held_out.tolist() == [2]
-    with pytest.raises(DataInvalid, match="have to be files"):
-        _ = data.examples[0].file
 
 
 def test_deprecated_names_of_folders_open_with_a_warning(tmp_path, caplog):
