@@ -26,11 +26,12 @@ from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import FaceTable, augment_still, extract_faces, hflip
 from moodreel.training.data.fer2013 import VOTE_COLUMNS
-from moodreel.training.data.ferplus import VOTE_LABELS, holdout_mask, majority_label, read_split
+from moodreel.training.data.ferplus import VOTE_LABELS, majority_label, read_split
 from moodreel.training.data.image_folder import read_folders, read_groups
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.muxspace import person_of, read_muxspace
+from moodreel.training.data.splits import holdout_mask
 from moodreel.training.evaluation.calibration import expected_calibration_error, fit_temperature
 
 ROOT = Path(__file__).parents[2]

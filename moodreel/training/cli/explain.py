@@ -1,4 +1,4 @@
-"""Run `python -m moodreel.training explain MODEL IMAGE… --out DIR`: draw where in each face a model found evidence."""
+"""`explain MODEL IMAGE… --out DIR`: draw where in each face a model found evidence."""
 
 import argparse
 from pathlib import Path

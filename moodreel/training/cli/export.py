@@ -1,4 +1,4 @@
-"""`python -m moodreel.training export MODEL --out DIR --weights int8 --data NAME:PATH`."""
+"""`export MODEL --weights int8 --data NAME:PATH --out DIR`: write a model with weights of another data type."""
 
 import argparse
 from pathlib import Path

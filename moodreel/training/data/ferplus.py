@@ -97,15 +97,6 @@ def read_copies(path: Path, count: int) -> np.ndarray | None:
     return copies
 
 
-def holdout_mask(count: int, share: float, seed: int) -> np.ndarray:
-    """Draw the validation rows of `count` training images, bool (N,).
-
-    One seed and share give the same rows, so that networks that are trained separately and then combined have seen none
-    of them.
-    """
-    return np.random.default_rng(seed).random(count) < share
-
-
 def majority_label(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndarray:
     """Return the label index that over half of each image's FER+ votes (N, 10) are for; -1 for none."""
     top = votes.argmax(axis=1)

@@ -123,10 +123,10 @@ class PairedInputs(AvInputs):
     def ablations(self) -> dict[str, InputAdapter]:
         """Return the examples with audio alone, and with video alone."""
         ablated: dict[str, InputAdapter] = {}
-        for missing, left in (("video", "audio"), ("audio", "video")):
+        for missing, modality in (("video", "audio"), ("audio", "video")):
             other = copy(self)
             other.missing = missing
-            ablated[left] = other
+            ablated[modality] = other
         return ablated
 
     def drop_modality(self, windows: AudioVisualBatch, rng: np.random.Generator | None) -> AudioVisualBatch:

@@ -26,10 +26,10 @@ from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.registry import CARD_FILE
 from moodreel.training.data.face_cache import crop_image
-from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.data.registry import open_dataset
+from moodreel.training.data.splits import holdout_mask
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import fit_temperature

@@ -15,8 +15,9 @@ from moodreel.faces.features import CropKind
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
-from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
+from moodreel.training.data.ferplus import LabeledImages, read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE_FILE
+from moodreel.training.data.splits import holdout_mask
 from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate, summarize
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics

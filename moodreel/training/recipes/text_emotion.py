@@ -34,8 +34,8 @@ from moodreel.models.registry import WEIGHTS_FILE
 from moodreel.models.text_normalization import normalize_text
 from moodreel.models.text_registry import TOKENIZER_FILE, TextPredictor, load_text_model, read_tokenizer
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
-from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
+from moodreel.training.data.splits import holdout_mask
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.engine.trainer import TrainingHistory

@@ -21,8 +21,8 @@ from moodreel.emotions import EKMAN
 from moodreel.errors import DataInvalid
 from moodreel.models.networks.text_base import TextClassifier
 from moodreel.models.text_registry import TOKENIZER_FILE, read_tokenizer
-from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
+from moodreel.training.data.splits import holdout_mask
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.experiment.options import PATH, option
