@@ -24,9 +24,6 @@ from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics, evalu
 
 logger = logging.getLogger(__name__)
 
-SEED = 0
-"""Of the pseudo-sequences."""
-
 
 @dataclass(frozen=True, eq=False)
 class FaceEvaluation:
@@ -85,7 +82,7 @@ def evaluate(
         reason = "have no images, which this model reads" if landmarks is not None else "need neutral faces and others"
         logger.warning("No pseudo-sequences: they %s.", reason)
         return FaceEvaluation(metrics, groups=by_group)
-    return FaceEvaluation(metrics, groups=by_group, sequences=evaluate_sequences(predictor, faces, all_truth, SEED))
+    return FaceEvaluation(metrics, groups=by_group, sequences=evaluate_sequences(predictor, faces, all_truth))
 
 
 def in_five(predictions: Predictions, truth: np.ndarray) -> ClassificationMetrics:
