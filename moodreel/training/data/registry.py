@@ -12,7 +12,7 @@ from moodreel.emotions import EIGHT, EIGHT_TO_SEVEN, FIVE, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.training.data import muxspace
 from moodreel.training.data.afew_va import read_afew_va
-from moodreel.training.data.clips import TABLE, TALKER_LABEL, read_clip_table, read_talkers
+from moodreel.training.data.clips import TABLE, read_clip_table, read_talkers
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.data.examples import Example, from_arrays
 from moodreel.training.data.ferplus import read_copies, read_split
@@ -139,23 +139,23 @@ def _ravdess(modality: str) -> Callable[[Path], Dataset]:
 def _folders(media: str) -> Callable[[Path], Dataset]:
     def open_folders(path: Path) -> Dataset:
         people = path / PEOPLE
-        examples = read_folders(path, media, people=people if people.is_file() else None)
-        labels = tuple(sorted({example.label for example in examples}))
-        return Dataset(path.resolve().name, media, labels, examples, OWNER_LICENSE)
+        return _own_set(path, media, read_folders(path, media, people=people if people.is_file() else None))
 
     return open_folders
 
 
 def _open_clips(path: Path) -> Dataset:
-    if not (path / TABLE).is_file():
-        return _folders(CLIPS)(path)
-    examples = read_clip_table(path)
-    labels = tuple(sorted({example.label for example in examples}))
-    return Dataset(path.resolve().name, CLIPS, labels, examples, OWNER_LICENSE)
+    return _own_set(path, CLIPS, read_clip_table(path)) if (path / TABLE).is_file() else _folders(CLIPS)(path)
 
 
 def _open_talkers(path: Path) -> Dataset:
-    return Dataset(path.resolve().name, CLIPS, (TALKER_LABEL,), read_talkers(path), OWNER_LICENSE)
+    return _own_set(path, CLIPS, read_talkers(path))
+
+
+def _own_set(path: Path, media: str, examples: tuple[Example, ...]) -> Dataset:
+    """Return a user's own set, named like its folder."""
+    labels = tuple(sorted({example.label for example in examples}))
+    return Dataset(path.resolve().name, media, labels, examples, OWNER_LICENSE)
 
 
 def _join(parts: Sequence[Sequence[Example]], reason: str) -> tuple[tuple[Example, ...], Split]:

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
-from typing import TypeVar, cast
+from typing import Any
 
 import torch
 
@@ -12,8 +12,6 @@ from moodreel.errors import DataInvalid
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What `--device` takes."""
-
-Batch = TypeVar("Batch")
 
 
 def resolve_device(name: str) -> torch.device:
@@ -70,26 +68,22 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=warned)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(value: Any, device: torch.device) -> Any:
     """Move all tensors in a batch: in tuples, lists, mappings and dataclasses, at any depth.
 
     Values without tensors are returned as they are.
     """
-    return cast(Batch, _moved(batch, device))
-
-
-def _moved(value: object, device: torch.device) -> object:
     if isinstance(value, torch.Tensor):
         if device.type == "cuda" and value.device.type == "cpu":
             return value.pin_memory().to(device, non_blocking=True)
         return value.to(device)
     if isinstance(value, Mapping):
-        return {key: _moved(each, device) for key, each in value.items()}
+        return {key: to_device(each, device) for key, each in value.items()}
     if isinstance(value, tuple | list):
-        moved = [_moved(each, device) for each in value]
+        moved = [to_device(each, device) for each in value]
         return moved if isinstance(value, list) else tuple(moved)
     if is_dataclass(value) and not isinstance(value, type):
         own = {field.name: getattr(value, field.name) for field in fields(value)}
-        changed = {name: new for name, each in own.items() if (new := _moved(each, device)) is not each}
+        changed = {name: new for name, each in own.items() if (new := to_device(each, device)) is not each}
         return replace(value, **changed) if changed else value
     return value
