@@ -40,8 +40,7 @@ def main() -> None:
     data = open_dataset(args.data)
     rows = np.sort(np.random.default_rng(0).permutation(data.split().held_out)[: args.count])
     images = ImageSequence([data.examples[row] for row in rows])
-    faces, landmarks = DataContext(STORE, args.cache).extract_faces(images, landmarks=True)
-    assert landmarks is not None
+    faces, landmarks = DataContext(STORE, args.cache).extract_landmarks(images)
     for name in args.models:
         model = face_model_registry(STORE).get(name)
         found = np.flatnonzero(faces.found)

@@ -184,8 +184,7 @@ def predict_all(
 ) -> dict[str, Predictions]:
     """Predict five labels by each system: the model, the peer, and the peer's network on the faces that we found."""
     images = ImageSequence(examples)
-    faces, landmarks = context.extract_faces(images, landmarks=True)
-    assert landmarks is not None
+    faces, landmarks = context.extract_landmarks(images)
 
     def largest_box(row: int, gray: np.ndarray) -> Box | None:
         return max(map(tuple, peer.detect(gray)), key=lambda box: box[2] * box[3], default=None)

@@ -11,7 +11,7 @@ from bench.robustness import CONDITIONS, ConditionResult, measure, sample, table
 from moodreel.emotions import FIVE
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import face_model_registry
-from moodreel.training.data.ferplus import VOTE_LABELS_FIVE
+from moodreel.training.data.fer2013 import VOTE_COLUMNS
 from tests.support.server import STORE
 
 HAPPY = FIVE.index("Happy")
@@ -215,8 +215,8 @@ def test_the_table_has_a_row_for_each_condition():
 @pytest.fixture
 def data(tmp_path, crop):
     """Files in the layout of FER+: 60 happy images, a sad one, and one without a majority."""
-    votes = np.zeros((62, len(VOTE_LABELS_FIVE)), np.uint8)
-    votes[:60, VOTE_LABELS_FIVE.index("Happy")] = votes[60, VOTE_LABELS_FIVE.index("Sad")] = 10
+    votes = np.zeros((62, len(VOTE_COLUMNS)), np.uint8)
+    votes[:60, VOTE_COLUMNS.index("happiness")] = votes[60, VOTE_COLUMNS.index("sadness")] = 10
     votes[61, :2] = 5
     np.savez(tmp_path / "valid.npz", images=np.repeat(crop[None], 62, axis=0), votes=votes)
     return tmp_path

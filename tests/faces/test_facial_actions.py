@@ -161,8 +161,8 @@ def test_fitted_surrogate_finds_the_action_behind_each_label(tmp_path, monkeypat
     truth = np.where(emotion == FIVE.index("Neutral"), SEVEN.index("neutral"), -1)
     images, landmarks = np.zeros((300, 48, 48), np.uint8), np.random.default_rng(1).random((300, 478, 3), np.float32)
     monkeypatch.setattr(training, "read_split", lambda *_, **__: SimpleNamespace(images=images, truth=truth))
-    monkeypatch.setattr(training, "find_landmarks", lambda *_: (made_faces(emotion), landmarks))
-    request = SimpleNamespace(data={"ferplus": tmp_path})
+    context = SimpleNamespace(extract_landmarks=lambda _: (made_faces(emotion), landmarks))
+    request = SimpleNamespace(data={"ferplus": tmp_path}, context=context)
     surrogate = fit_facial_actions(request, PerfectPredictor())
     assert surrogate.agreement > 0.7, "chance level is one fifth"
     assert surrogate.named["surprise"][0][0] == "lips stretched wide"

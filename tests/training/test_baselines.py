@@ -141,7 +141,7 @@ def test_every_example_is_held_out_once_and_the_summary_describes_the_split():
     data = dataset_of(people(6))
     measured = cross_validate_baseline(data, two_informative_features(data.truth), 3)
     assert sum(fold.metrics.confusion.sum() for fold in measured) == len(data.examples)
-    text = audio_logreg.summary(measured)
+    text = audio_logreg.summarize(measured)
     assert text.count("Split by person: 4 trained on, 2 others held out.") == 3
     recalls = [fold.metrics.balanced_accuracy for fold in measured]
     assert f"UAR {np.mean(recalls):.4f} ± {np.std(recalls, ddof=1):.4f} over 3 folds" in text

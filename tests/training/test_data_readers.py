@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from moodreel.emotions import EIGHT, EKMAN, FIVE, SEVEN
+from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.training.data.afew_va import LABEL_COORDINATES, k_means, name_clusters, read_afew_va
 from moodreel.training.data.examples import content_ids
@@ -20,7 +20,7 @@ from tests.support import ravdess
 
 
 def test_a_ravdess_name_is_parsed():
-    assert parse_name("03-01-06-01-02-01-12.wav") == RavdessName("audio", "speech", "fearful", 1, 2, 1, 12)
+    assert parse_name("03-01-06-01-02-01-12.wav") == RavdessName("audio", "speech", "fearful", 12)
     song = parse_name("01-02-02-02-01-02-23.mp4")
     assert (song.modality, song.channel, song.emotion, song.sex) == ("audio-video", "song", "calm", "male")
 
@@ -100,10 +100,8 @@ def test_a_recording_that_is_there_twice_is_listed_once(tmp_path, caplog):
 
 def test_a_folder_without_such_recordings_says_what_it_has_instead(tmp_path):
     ravdess.write_recordings(tmp_path, range(1, 2), ("sad",))
-    with pytest.raises(DataInvalid, match="speech, audio: 2"):
+    with pytest.raises(DataInvalid, match=r"Actor_01.* speech, audio: 2"):
         read_ravdess(tmp_path, "video")
-    with pytest.raises(DataInvalid, match="Actor_01"):
-        read_ravdess(tmp_path, "audio", channels=("song",))
 
 
 # AFEW-VA
@@ -131,16 +129,11 @@ def afew_va(tmp_path):
 
 
 def test_frames_are_labeled_by_clusters_of_valence_and_arousal(afew_va):
-    found = read_afew_va(afew_va)
-    assert len(found.examples) == 30
-    assert [example.label for example in found.examples] == [label for label in FIVE for _ in range(6)]
-    assert np.abs(found.values).max() <= 1
-    for label in FIVE:
-        assert found.centers[label] == pytest.approx(LABEL_COORDINATES[label], abs=0.06)
+    assert [example.label for example in read_afew_va(afew_va)] == [label for label in FIVE for _ in range(6)]
 
 
 def test_frames_have_their_actor_where_it_is_known_and_their_clip(afew_va):
-    people = {example.clip: example.person for example in read_afew_va(afew_va).examples}
+    people = {example.clip: example.person for example in read_afew_va(afew_va)}
     assert people == {
         "clip 001": "actor 0", "clip 002": "actor 1", "clip 003": "actor 1", "clip 004": "actor 2", "clip 005": None
     }  # fmt: skip
@@ -149,7 +142,7 @@ def test_frames_have_their_actor_where_it_is_known_and_their_clip(afew_va):
 def test_a_correction_is_of_a_clip_or_of_a_frame_in_it(afew_va):
     corrections = afew_va / "corrections.csv"
     corrections.write_text("file,label\n001/00002.png,sad\n001,happy\n")
-    labels = [example.label for example in read_afew_va(afew_va, corrections=corrections).examples]
+    labels = [example.label for example in read_afew_va(afew_va)]
     assert labels[:6] == ["Happy", "Happy", "Sad", "Happy", "Happy", "Happy"]
     assert labels[6:12] == ["Happy"] * 6, "the next clip stays as it was"
 
@@ -158,10 +151,10 @@ def test_corrections_of_what_is_not_there_are_listed(afew_va):
     corrections = afew_va / "corrections.csv"
     corrections.write_text("file,label\n009,happy\n001,bored\n001,sad\n")
     with pytest.raises(DataInvalid, match=r"009, happy\n  001, bored$"):
-        read_afew_va(afew_va, corrections=corrections)
+        read_afew_va(afew_va)
     corrections.write_text("frame,emotion\n001,sad\n")
     with pytest.raises(DataInvalid, match="columns file, label"):
-        read_afew_va(afew_va, corrections=corrections)
+        read_afew_va(afew_va)
 
 
 def test_all_broken_clips_are_in_one_error(afew_va):
@@ -184,9 +177,9 @@ def test_all_broken_clips_are_in_one_error(afew_va):
         read_afew_va(afew_va / "part 1" / "005" / "nothing")
 
 
-def test_clusters_repeat_with_their_seed_and_get_the_labels_with_the_least_total_distance():
+def test_clusters_repeat_and_get_the_labels_with_the_least_total_distance():
     points = np.random.default_rng(1).uniform(-1, 1, (200, 2))
-    first, again = k_means(points, 5, seed=4), k_means(points, 5, seed=4)
+    first, again = k_means(points, 5), k_means(points, 5)
     np.testing.assert_array_equal(first[0], again[0])
     np.testing.assert_array_equal(first[1], again[1])
     for row, index in enumerate(first[1]):
@@ -194,7 +187,7 @@ def test_clusters_repeat_with_their_seed_and_get_the_labels_with_the_least_total
     assert sorted(name_clusters(first[0])) == sorted(FIVE)
     assert name_clusters(np.array([LABEL_COORDINATES[label] for label in reversed(FIVE)])) == list(reversed(FIVE))
     with pytest.raises(DataInvalid, match="1 different values"):
-        k_means(np.zeros((50, 2)), 5, seed=0)
+        k_means(np.zeros((50, 2)), 5)
 
 
 # Folders
@@ -268,6 +261,8 @@ def test_webfaces_stay_encoded_until_an_image_is_read(tmp_path):
     }
     image = ImageSequence(data.examples)[0]
     assert image.shape == (40, 60, 3) and abs(image[20, 30].astype(int) - (200, 0, 0)).max() < 12
+    with pytest.raises(DataInvalid, match="have to be files"):
+        _ = data.examples[0].file
     split = data.split()
     assert split.leaks
     assert len({example_id for example_id in content_ids(data.examples) if example_id}) == 1, "two are copies"
@@ -279,20 +274,6 @@ def test_webfaces_of_another_layout_are_refused(tmp_path):
     write_webfaces(tmp_path, [np.zeros((8, 8, 3), np.uint8)], ["bored"], ["web"])
     with pytest.raises(DataInvalid, match=r"labels other than .*: bored"):
         open_dataset(f"webfaces:{tmp_path}")
-
-
-def test_goemotions_opens_as_a_data_set_of_texts_with_its_own_split(tmp_path):
-    (tmp_path / "labels.txt").write_text("joy\ngrief\nneutral\n")
-    (tmp_path / "ekman_mapping.json").write_text('{"joy": ["joy"], "sadness": ["grief"]}')
-    (tmp_path / "train.tsv").write_text("a good day\t0\ta\nall at once\t0,1\tb\n")
-    (tmp_path / "dev.tsv").write_text("well\t2\tc\n")
-    data = open_dataset(f"goemotions:{tmp_path}")
-    assert [example.media for example in data.examples] == ["a good day", "all at once", "well"]
-    assert data.media == "texts" and data.labels == EKMAN
-    assert data.targets[1, [EKMAN.index("joy"), EKMAN.index("sadness")]].tolist() == [1, 1]
-    assert data.published_split.held_out.tolist() == [2]
-    with pytest.raises(DataInvalid, match="have to be files"):
-        _ = data.examples[0].file
 
 
 def test_deprecated_names_of_folders_open_with_a_warning(tmp_path, caplog):

@@ -28,7 +28,7 @@ from moodreel.training.comparison.cost import count_flops, measure_costs
 from moodreel.training.comparison.report import NUMBERS, PAGE, TEXT
 from moodreel.training.data import loading
 from moodreel.training.data.examples import Example
-from moodreel.training.data.face_cache import FaceTable, extract_landmarks
+from moodreel.training.data.face_cache import FaceTable
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.evaluate import evaluate
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
@@ -241,12 +241,12 @@ def test_square_crops_are_the_same_as_in_serving(tmp_path, portrait):
     served = crop_square(wide, landmarker.detect(wide)[0].landmarks)
     predictor = FacePredictor(BrightnessNet(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     for images in ([wide, tight], [gray, gray]):
-        faces, landmarks = extract_landmarks(images, context.landmarker, tmp_path, seed=0)
+        faces, landmarks = context.extract_landmarks(images)
         assert faces.found.all()
         predictions = predict_rows(predictor, faces, np.array([0, 1]), images, landmarks)
         expected = torch.tensor([served.mean() / 255, *[0.0] * 6]).softmax(dim=0)[0]
         assert predictions[:, 0] == pytest.approx(float(expected), abs=0.01)
-    again, cached = extract_landmarks([gray, gray], context.landmarker, tmp_path, seed=0)
+    again, cached = context.extract_landmarks([gray, gray])
     np.testing.assert_array_equal(cached, landmarks)
     np.testing.assert_array_equal(again.crops, faces.crops)
 
@@ -254,7 +254,7 @@ def test_square_crops_are_the_same_as_in_serving(tmp_path, portrait):
 def test_a_model_that_reads_square_crops_can_be_evaluated(tmp_path, portrait):
     write_faces(tmp_path / "pictures", portrait)
     predictor = FacePredictor(BrightnessNet(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
-    report = evaluate(predictor, tmp_path / "pictures", CONTEXT.landmarker, tmp_path)
+    report = evaluate(predictor, tmp_path / "pictures", DataContext(STORE, tmp_path))
     assert report.metrics.recall == {"happy": pytest.approx(2 / 3), "sad": 0}
     assert report.metrics.found == pytest.approx(0.8)
 

@@ -26,11 +26,11 @@ from moodreel.models.networks.resemotenet import ResEmoteNet
 from moodreel.models.networks.temporal_vit import TemporalViTNet
 from moodreel.models.networks.vit import ViTNet, ViTScratch
 from moodreel.training.__main__ import main
+from moodreel.training.comparison.face_sheets import highlight
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.explain.attribution import attribute
 from moodreel.training.explain.faces import attribute_faces, find_faces
-from moodreel.training.explain.highlight import highlight
-from moodreel.training.explain.render import AttributionMap, draw_attribution, draw_sheet, overlay
+from moodreel.training.explain.render import AttributionMap, draw_sheet, overlay
 from tests.models.test_multi_head import randomize_network
 from tests.models.test_pretrained import RESNET, VIT
 
@@ -201,28 +201,27 @@ def attribution_map(**changes):
 
 @pytest.mark.parametrize("face", [np.full((48, 48), 128, np.uint8), np.full((224, 224, 3), 128, np.uint8)])
 def test_the_face_is_colored_only_where_there_is_heat(face):
-    drawn = overlay(face, attribution_map().heat, side=96).astype(int)
-    assert drawn.shape == (96, 96, 3)
-    assert (drawn[:40] == 128).all()
-    hot = drawn[66:74, 36:60].reshape(-1, 3)
+    drawn = overlay(face, attribution_map().heat).astype(int)
+    assert drawn.shape == (240, 240, 3)
+    assert (drawn[:100] == 128).all()
+    hot = drawn[165:185, 90:150].reshape(-1, 3)
     assert (hot[:, 0] > hot[:, 2] + 60).all(), "the hot end of the colormap is yellow"
 
 
-def test_a_sheet_has_a_row_for_each_face_and_a_column_for_each_model():
+def test_a_sheet_has_the_name_of_the_model_and_a_row_for_each_face():
     maps = [attribution_map(), attribution_map(truth=None)]
-    alone, both = draw_sheet({"one": maps}, side=120), draw_sheet({"one": maps, "two": maps}, side=120)
-    assert both.shape[0] == alone.shape[0] and both.shape[1] > alone.shape[1]
-    taller = draw_sheet({"one": [*maps, attribution_map()]}, side=120)
-    assert taller.shape[0] - alone.shape[0] >= 120
-    assert not np.array_equal(draw_sheet({"one": maps[:1]}), draw_sheet({"one": maps[1:]})), "the true label is written"
+    unnamed, named, taller = draw_sheet(maps), draw_sheet(maps, "one"), draw_sheet([*maps, attribution_map()], "one")
+    assert unnamed.shape[0] < named.shape[0] and unnamed.shape[1] == named.shape[1]
+    assert taller.shape[0] - named.shape[0] >= 240
+    assert not np.array_equal(draw_sheet(maps[:1]), draw_sheet(maps[1:])), "the true label is written"
 
 
 def test_the_label_is_written_in_the_color_of_its_emotion():
-    happy, sad = draw_attribution(attribution_map()), draw_attribution(attribution_map(label="sad"))
+    happy, sad = draw_sheet([attribution_map()]), draw_sheet([attribution_map(label="sad")])
     assert happy.shape == sad.shape
     for drawn, color in ((happy, (0xED, 0xAE, 0x49)), (sad, (0x3D, 0x7E, 0xA6))):
         assert (drawn.reshape(-1, 3) == color).all(axis=1).sum() > 200
-    assert not np.array_equal(happy, draw_attribution(attribution_map(probability=0.2)))
+    assert not np.array_equal(happy, draw_sheet([attribution_map(probability=0.2)]))
 
 
 # In a comparison

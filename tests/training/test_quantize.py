@@ -12,7 +12,6 @@ import safetensors.torch
 import torch
 from PIL import Image
 
-from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.faces.features import CropKind
 from moodreel.models.audiovisual_registry import load_audiovisual_model
 from moodreel.models.face_registry import ARCHITECTURES, load_face_model
@@ -173,27 +172,6 @@ def test_report_shows_a_loss_of_accuracy(tmp_path, monkeypatch):
     assert report.max_change > 0.1
 
 
-@pytest.mark.parametrize(
-    ("break_folder", "weights", "error", "message"),
-    [
-        (lambda folder: None, "int4", DataInvalid, "one of float32, float16, int8"),
-        (lambda folder: (folder / "model.json").write_text("{"), "int8", ModelInvalid, "model.json"),
-        (lambda folder: (folder / "weights.safetensors").unlink(), "int8", ModelInvalid, "0 checkpoints"),
-    ],
-)
-def test_invalid_exports_are_refused(tmp_path, break_folder, weights, error, message):
-    save_network(tmp_path / "full", "improved-cnn")
-    break_folder(tmp_path / "full")
-    with pytest.raises(error, match=message):
-        quantize_model(tmp_path / "full", tmp_path / "small", weights, predict, [0] * 40, data="made faces")
-
-
-def test_folder_with_files_is_not_overwritten(tmp_path):
-    save_network(tmp_path / "full", "improved-cnn")
-    with pytest.raises(DataInvalid, match="new or empty"):
-        quantize_model(tmp_path / "full", tmp_path / "full", "int8", predict, [0] * 40, data="made faces")
-
-
 def test_export_writes_a_model_of_the_store_and_prints_the_report(tmp_path, portrait):
     people = ["file,person"]
     for label in ("happy", "sad"):
@@ -224,10 +202,22 @@ def test_export_writes_a_model_of_the_store_and_prints_the_report(tmp_path, port
         ("nobody", "images:PATH", "There is no model 'nobody'"),
         ("text-emotion", "images:PATH", "reads texts"),
         ("vit", "nothing:PATH", "There is no set 'nothing'"),
+        ("PATH/no-json", "images:PATH/set", r"model\.json of 'no-json' needs at least labels"),
+        ("PATH/no-weights", "images:PATH/set", "0 checkpoints"),
+        ("PATH/full/weights.safetensors", "images:PATH/set", "'weights.safetensors' is no folder"),
+        ("PATH/out", "images:PATH/set", "out is the model itself; name a new or empty folder"),
     ],
 )
 def test_invalid_export_commands_are_refused(tmp_path, name, data, message):
-    arguments = ["export", name, "--weights", "int8", "--data", data.replace("PATH", str(tmp_path))]
+    for folder in ("full", "out", "no-json", "no-weights"):
+        save_network(tmp_path / folder, "improved-cnn")
+    (tmp_path / "no-json" / "model.json").write_text("{")
+    (tmp_path / "no-weights" / "weights.safetensors").unlink()
+    (tmp_path / "set" / "happy").mkdir(parents=True)
+    (tmp_path / "set" / "happy" / "a.png").write_bytes(b"")
+    before = sorted(tmp_path.rglob("*"))
+    name, data = (word.replace("PATH", str(tmp_path)) for word in (name, data))
+    out = tmp_path / ("out" if name.endswith("out") else "new")
     with pytest.raises(SystemExit, match=message):
-        main([*arguments, "--out", str(tmp_path / "out")])
-    assert not (tmp_path / "out").exists()
+        main(["export", name, "--weights", "int8", "--data", data, "--out", str(out), "--overwrite"])
+    assert sorted(tmp_path.rglob("*")) == before

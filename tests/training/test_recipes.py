@@ -20,12 +20,11 @@ from moodreel.models.face_registry import face_model_registry
 from moodreel.models.networks import efficientnet_lite
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.training.__main__ import main
-from moodreel.training.data.ferplus import FER2013_LABELS, VOTE_LABELS_FIVE, VOTE_LABELS_SEVEN
+from moodreel.training.data.ferplus import FER2013_LABELS, VOTE_LABELS
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.muxspace import LABEL_NAMES
 from moodreel.training.engine import trainer
 from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.evaluation import evaluate as evaluation
 from moodreel.training.evaluation import predict as prediction
 from moodreel.training.evaluation import pseudo_sequences
 from moodreel.training.experiment.efficientnet_init import load_pretrained
@@ -36,9 +35,12 @@ from moodreel.training.recipes.task_table import RECIPES, configure
 from tests.models.test_multi_head import randomize_network
 from tests.training.test_training import made_faces, votes, write_muxspace, write_split
 
+SEVEN_OF_FIVE = ("anger", "happy", "surprise", "neutral", "sad")
+"""One of the seven labels for each of the five, in their order."""
+
 
 def request_for(preset, folder, *, model=None, data=None, out=None, **values):
-    """Return a run of a preset with other values of its options; without `out` nothing is written."""
+    """Return a run of a preset with other values of its options."""
     preset = load_preset(preset)
     config, options = configure(preset, values)
     return RunRequest(
@@ -48,9 +50,8 @@ def request_for(preset, folder, *, model=None, data=None, out=None, **values):
         config=config,
         options=options,
         data={"ferplus": folder, **(data or {})},
-        out=out or folder / "nothing",
+        out=out or folder / "out",
         context=DataContext(STORE, folder),
-        save=out is not None,
         command=f"python -m moodreel.training train {preset.name}",
     )
 
@@ -78,8 +79,8 @@ def train(request):
 def write_ferplus(folder, count):
     """Write FER+ arrays of blank images with all votes for one label. Returns the labels (N,)."""
     emotion = np.arange(count) % 5
-    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS_FIVE.index(FIVE[index])] * 10 for index in emotion]
-    fer2013 = [FER2013_LABELS.index(VOTE_LABELS_SEVEN[VOTE_LABELS_FIVE.index(FIVE[index])]) for index in emotion]
+    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS.index(SEVEN_OF_FIVE[index])] * 10 for index in emotion]
+    fer2013 = [FER2013_LABELS.index(SEVEN_OF_FIVE[index]) for index in emotion]
     for split in ("train", "valid"):
         write_split(folder, split, rows, fer2013=fer2013)
     return emotion
@@ -88,9 +89,8 @@ def write_ferplus(folder, count):
 def patch_landmarker(monkeypatch, faces):
     """Make the face landmarker find these faces, in their order, in any images."""
     landmarks = np.repeat(np.arange(len(faces.crops), dtype=np.float32), 478 * 3).reshape(-1, 478, 3)
-    for module in (face_recipe, evaluation):
-        monkeypatch.setattr(module, "extract_faces", lambda *args, **kwargs: faces)
-        monkeypatch.setattr(module, "extract_landmarks", lambda *args, **kwargs: (faces, landmarks))
+    monkeypatch.setattr(DataContext, "extract_faces", lambda *_: faces)
+    monkeypatch.setattr(DataContext, "extract_landmarks", lambda *_: (faces, landmarks))
     for module in (face_expression, moodreel_five, prediction):
         monkeypatch.setattr(module, "crop_image", lambda image, landmarks, kind: crop_of(faces, landmarks, kind))
     monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)
@@ -304,9 +304,7 @@ def test_shares_that_leave_none_for_ferplus_are_refused_before_data_is_read(tmp_
 @pytest.mark.training
 def test_each_head_learns_the_labels_of_its_convention(tmp_path, banded_faces, monkeypatch, interrupted_at):
     """muxspace's labels are those of FER+, rotated by one."""
-    seven = np.array(
-        [SEVEN.index(VOTE_LABELS_SEVEN[VOTE_LABELS_FIVE.index(FIVE[index])]) for index in np.arange(150) % 5]
-    )
+    seven = np.array([SEVEN.index(SEVEN_OF_FIVE[index]) for index in np.arange(150) % 5])
     muxspace_label_of = {
         index: SEVEN[other] for index, other in zip(sorted({*seven}), np.roll(sorted({*seven}), 1), strict=True)
     }

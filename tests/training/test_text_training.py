@@ -167,7 +167,7 @@ def test_threshold_is_near_the_best_one():
 
 
 def make_request(data, *, layers=2, dropout=0.0, out=None, resume=False, **values):
-    """Return a short run of the preset; without `out` it writes no checkpoints."""
+    """Return a short run of the preset."""
     short_run = {"epochs": 8, "batch_size": 16, "lr": 2e-3, "head_lr": 5e-3, "ema_decay": 0.9}
     config, options = configure(load_preset("text-emotion"), {**short_run, **values})
     return RunRequest(
@@ -177,10 +177,9 @@ def make_request(data, *, layers=2, dropout=0.0, out=None, resume=False, **value
         config=config,
         options=options,
         data={"goemotions": data},
-        out=out or data / "nothing",
+        out=out or data / "out",
         context=DataContext(STORE, data),
         resume=resume,
-        save=out is not None,
     )
 
 
@@ -256,7 +255,7 @@ def test_resumed_run_ends_with_the_same_weights(tmp_path, data, pretrained, monk
 def test_tfidf_baseline_learns_the_texts(data):
     train, dev = read_texts(data, "train"), read_texts(data, "dev")
     held = np.arange(len(train.texts)) % 5 == 0
-    assert measure_tfidf_baseline(train.only(~held), train.only(held), dev).accuracy > 0.8
+    assert measure_tfidf_baseline(train.select(~held), train.select(held), dev).accuracy > 0.8
 
 
 def test_new_network_computes_what_bert_computes(pretrained):

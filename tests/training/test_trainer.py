@@ -60,7 +60,7 @@ class Toy(Task):
 
 PHASES = (
     Phase("head", 20, 1e-2, frozen=("trunk.",)),
-    Phase("all", 180, 2e-2, schedule="cosine-restarts", restart_steps=60, lr_scales={"trunk.": 0.5}),
+    Phase("all", 180, 2e-2, schedule="trapezoid", lr_scales={"trunk.": 0.5}),
 )
 CONFIG = TrainerConfig(eval_every=10, ema_decay=0.5)
 
@@ -170,9 +170,8 @@ def test_the_learning_rate_follows_its_schedule():
             schedule.step()
         return rates
 
-    cycle, restarts = learning_rates("one-cycle"), learning_rates("cosine-restarts", restart_steps=20)
+    cycle = learning_rates("one-cycle")
     assert cycle[0] < 0.1 and max(cycle) == pytest.approx(1, abs=0.01) and cycle[-1] < 0.01
-    assert restarts[0] == restarts[20] == 1 and restarts[19] < 0.01 and restarts[59] < 0.01
     straight = learning_rates("trapezoid", warmup=0.5, decay_fraction=0.25)
     assert straight[14] == pytest.approx(0.5) and straight[30] == 1 and straight[-1] == pytest.approx(1 / 15)
 
@@ -293,12 +292,11 @@ def test_an_unknown_or_missing_device_is_refused_and_auto_takes_what_is_there(mo
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
     assert resolve_device("auto") == torch.device("cpu")
-    for name in ("cuda", "cuda:1", "mps", "tpu"):
+    for name in ("cuda", "mps", "tpu"):
         with pytest.raises(DataInvalid, match=f"no device '{name}' here; this machine has cpu"):
             resolve_device(name)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     assert resolve_device("auto") == torch.device("cuda")
-    assert resolve_device("cuda:1") == torch.device("cuda", 1)
 
 
 def test_half_precision_depends_on_the_device_and_on_the_cpu_on_bf16(monkeypatch):

@@ -1,0 +1,1 @@
+"""Change training examples at random: images, spectrograms, sequences of faces, and which modality is there."""

@@ -8,7 +8,7 @@ from moodreel.models.networks.audiovisual import AudioVisualBatch
 
 
 def drop_modalities(
-    batch: AudioVisualBatch, generator: torch.Generator, *, video_prob: float = 0.15, audio_prob: float = 0.15
+    batch: AudioVisualBatch, generator: torch.Generator, *, video_prob: float, audio_prob: float
 ) -> AudioVisualBatch:
     """Drop the faces or the audio of some windows that have both; never both (ModDrop, Neverova et al. 2016).
 
@@ -17,12 +17,7 @@ def drop_modalities(
         generator: on the CPU; the same seed drops the same.
         video_prob: probability that such a window loses its faces.
         audio_prob: probability that it loses its audio; at most 1 together with `video_prob`.
-
-    Raises:
-        ValueError: a probability is out of range.
     """
-    if min(video_prob, audio_prob) < 0 or video_prob + audio_prob > 1:
-        raise ValueError(f"Shares of {video_prob} and {audio_prob} to drop are not from 0 to 1 together.")
     both = batch.face_mask.any(dim=1) & batch.audio_mask
     draw = torch.rand(len(batch), generator=generator).to(both.device)
     no_video, no_audio = both & (draw < video_prob), both & (draw >= 1 - audio_prob)

@@ -36,7 +36,7 @@ KIND_SHARES = {
     SequenceKind.TALK: 0.2,
     SequenceKind.EXPRESSIVE_TALK: 0.15,
 }
-"""Default share of each kind in training."""
+"""Share of each kind in training."""
 
 
 def _indices(*starts: str) -> np.ndarray:
@@ -115,7 +115,7 @@ class PseudoSequenceGenerator:
             deformation: of their landmarks.
         """
         usable = faces.found & (targets.sum(axis=1) > 0)
-        self._faces = FaceTable(**{name: array[usable] for name, array in vars(faces).items()})
+        self._faces = faces.select(usable)
         self._targets = targets[usable]
         self._deformation = deformation
         self._spread = self._faces.blendshapes.std(axis=0)
@@ -157,7 +157,8 @@ class PseudoSequenceGenerator:
                 talk = (1 - strength)[:, None] * _speech_motion(frames, rng)
         if kind in (SequenceKind.TALK, SequenceKind.EXPRESSIVE_TALK):
             talk = _speech_motion(frames, rng)
-        blendshapes = _interpolate(self._faces.blendshapes[neutral], own, strength) + talk
+        calm = self._faces.blendshapes[neutral]
+        blendshapes = calm + strength[:, None] * (own - calm) + talk
         if kind is SequenceKind.TALK and rng.random() < 0.5:
             self._add_lapse(blendshapes, rng)
         if frames > 1:
@@ -200,12 +201,6 @@ def _pose_terms(pose: np.ndarray) -> np.ndarray:
     """Return the terms (N, 5) of yaw and pitch, degrees (N, 3) with roll, that landmarks depend on linearly."""
     yaw, pitch = np.radians(pose[:, 0]), np.radians(pose[:, 1])
     return np.stack([yaw, pitch, yaw**2, pitch**2, yaw * pitch], axis=1)
-
-
-def _interpolate(neutral: np.ndarray, own: np.ndarray, strength: np.ndarray) -> np.ndarray:
-    """Interpolate from one vector (K,) to another by `strength` (T,): (T, K)."""
-    interpolated: np.ndarray = neutral + strength[:, None] * (own - neutral)
-    return interpolated
 
 
 def _expression_envelope(frames: int, rng: np.random.Generator, *, to_the_end: bool) -> np.ndarray:

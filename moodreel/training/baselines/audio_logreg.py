@@ -104,7 +104,7 @@ def choose_strength(features: np.ndarray, truth: np.ndarray, inner: Sequence[Spl
     return max(reversed(STRENGTHS), key=scores.__getitem__)
 
 
-def summary(results: Sequence[BaselineFold]) -> str:
+def summarize(results: Sequence[BaselineFold]) -> str:
     """Describe each fold, mean and standard deviation over the folds, and the confusion of all of them."""
     values = {
         "UAR": [fold.metrics.balanced_accuracy for fold in results],

@@ -1,4 +1,4 @@
-"""`python -m moodreel.training compare MODEL… --data NAME:PATH --out DIR`."""
+"""`compare MODEL… --data NAME:PATH --out DIR`: measure models side by side, and write the report."""
 
 import argparse
 import shlex

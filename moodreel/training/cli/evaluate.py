@@ -15,10 +15,9 @@ from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.criterion import TALKERS, evaluate_sets, summarize_sets
-from moodreel.training.evaluation.evaluate import evaluate
-from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
+from moodreel.training.evaluation.evaluate import evaluate, summarize
+from moodreel.training.evaluation.evaluate_text import evaluate_text, summarize_text
 from moodreel.training.evaluation.open_models import open_models
-from moodreel.training.evaluation.summary import summarize
 from moodreel.training.experiment.recipe import STORE
 
 FACE_DATA, TEXT_DATA = ("ferplus", "muxspace", IMAGES), ("goemotions",)
@@ -50,24 +49,23 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Measure a model, and print the metrics."""
     path, is_text, device = Path(args.model), _is_text(args.model), str(resolve_device(args.device))
+    context = DataContext(STORE, args.cache, workers=args.threads)
     if len(args.data) > 1 or args.data[0].partition(":")[0] in TABLE_DATA:
-        return _run_table(args, device, is_text=is_text)
+        return _run_table(args, device, context, is_text=is_text)
     data = _parse(args.data[0], TEXT_DATA if is_text else FACE_DATA)
     if is_text:
         registry = text_model_registry(STORE, device=device)
         text_model = load_text_model(path, device=device) if path.exists() else registry.get(args.model)
-        return print(summary(evaluate_text(text_model, data)))
+        return print(summarize_text(evaluate_text(text_model, data)))
     model = (
         load_face_model(path, device=device, prior=args.prior)
         if path.exists()
         else face_model_registry(STORE, device=device, prior=args.prior).get(args.model)
     )
-    context = DataContext(STORE, args.cache)
-    report = evaluate(model, data, context.landmarker, args.cache, groups=args.groups, workers=args.threads)
-    print(summarize(report))
+    print(summarize(evaluate(model, data, context, groups=args.groups)))
 
 
-def _run_table(args: argparse.Namespace, device: str, *, is_text: bool) -> None:
+def _run_table(args: argparse.Namespace, device: str, context: DataContext, *, is_text: bool) -> None:
     """Measure a face model on several sets, and print one table."""
     names = (*FACE_DATA, *TABLE_DATA)
     if is_text:
@@ -77,7 +75,6 @@ def _run_table(args: argparse.Namespace, device: str, *, is_text: bool) -> None:
     if args.groups:
         raise DataInvalid("--groups is for one --data images:PATH; leave it or the other sets out.")
     [model] = open_models([args.model], STORE, device=device, prior=args.prior)
-    context = DataContext(STORE, args.cache, workers=args.threads)
     print(summarize_sets(evaluate_sets(model, [open_dataset(spec) for spec in args.data], context)))
 
 

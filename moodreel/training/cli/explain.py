@@ -1,4 +1,4 @@
-"""Run `python -m moodreel.training explain MODEL IMAGE… --out DIR`: draw where in each face a model found evidence."""
+"""`explain MODEL IMAGE… --out DIR`: draw where in each face a model found evidence."""
 
 import argparse
 from pathlib import Path
@@ -15,7 +15,7 @@ from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.recipe import STORE
 from moodreel.training.explain.faces import attribute_faces, crop_kind, faces_of_dataset, find_faces
-from moodreel.training.explain.render import draw_attribution, draw_sheet
+from moodreel.training.explain.render import draw_sheet
 
 SHEET = "sheet.png"
 MAX_SHEET_FACES = 24
@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     maps = attribute_faces(model.predictor, faces, label=args.label)
     args.out.mkdir(parents=True, exist_ok=True)
     for face, each in zip(faces, maps, strict=True):
-        Image.fromarray(draw_attribution(each)).save(args.out / f"{face.name}.png")
+        Image.fromarray(draw_sheet([each])).save(args.out / f"{face.name}.png")
         print(f"{face.name}: {each.label} {each.probability:.0%}" + (f", truly {each.truth}" if each.truth else ""))
-    Image.fromarray(draw_sheet({model.info.name: maps[:MAX_SHEET_FACES]})).save(args.out / SHEET)
+    Image.fromarray(draw_sheet(maps[:MAX_SHEET_FACES], model.info.name)).save(args.out / SHEET)
     print(f"{len(maps)} faces and {SHEET} in {args.out}")

@@ -1,4 +1,4 @@
-"""`python -m moodreel.training export MODEL --out DIR --weights int8 --data NAME:PATH`."""
+"""`export MODEL --weights int8 --data NAME:PATH --out DIR`: write a model with weights of another data type."""
 
 import argparse
 from pathlib import Path
@@ -45,6 +45,8 @@ def run(args: argparse.Namespace) -> None:
     check_media([model], data.media)
     if not model.path.is_dir():
         raise ModelInvalid(f"{model.path.name!r} is no folder; name the folder of a model, with a model.json in it.")
+    if args.out.resolve() == model.path.resolve():
+        raise DataInvalid(f"{args.out} is the model itself; name a new or empty folder.")
     labels = common_labels({model.name: model.info.labels}, data.labels)
     held_out = np.random.default_rng(context.seed).permutation(data.split().held_out)
     rows = np.sort(held_out[: args.count or None])
@@ -63,5 +65,5 @@ def run(args: argparse.Namespace) -> None:
         probabilities: np.ndarray = predictions.probabilities[before.found] @ matrix
         return probabilities
 
-    stated = {"data": f"the held-out split of {data.name}", "overwrite": args.overwrite}
-    print(quantize_model(model.path, args.out, args.weights, predict, truth, **stated))
+    stated = f"the held-out split of {data.name}"
+    print(quantize_model(model.path, args.out, args.weights, predict, truth, data=stated))

@@ -6,13 +6,17 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
+from moodreel.errors import ModelInvalid
+from moodreel.faces.features import CropKind
 from moodreel.training.comparison.plots import WIDTH, Plot, styled
 from moodreel.training.comparison.results import EvaluationRun
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
-from moodreel.training.explain.highlight import highlight
+from moodreel.training.explain.attribution import attribute, predict_logits
+from moodreel.training.explain.render import overlay
 
 COLUMNS = 5
 """Correct predictions shown of each model, and as many wrong ones."""
@@ -22,7 +26,7 @@ def draw_faces(models: Sequence[EvaluatedModel], run: EvaluationRun, media: str,
     """Draw a sheet for each face model, with attribution maps over the crops; none for clips and recordings."""
     if media != IMAGES:
         return []
-    crops = context.extract_faces(ImageSequence(run.examples))[0].crops
+    crops = context.extract_faces(ImageSequence(run.examples)).crops
     return [
         Plot(
             f"faces-{index + 1}",
@@ -66,3 +70,29 @@ def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, crops: np.
             title = true if correct else f"{true}\n→ {predicted}"
             axes.set_title(f"{title} {predictions.probabilities[row].max():.0%}", fontsize=7, pad=2)
     return figure
+
+
+def highlight(
+    model: EvaluatedFaceModel, crops: np.ndarray, predicted: np.ndarray, labels: Sequence[str]
+) -> np.ndarray | None:
+    """Draw where a model found the predicted labels in crops; where several of its own map to one, the most likely.
+
+    Args:
+        model: The model.
+        crops: uint8 (N, 48, 48).
+        predicted: int64 (N,), indices of `labels`.
+        labels: Of the comparison.
+
+    Returns:
+        uint8 (N, H, W, 3); None for a model that reads no gray crops, or other inputs too.
+    """
+    if model.predictor.crop_kind is not CropKind.GRAY:
+        return None
+    network, own_labels = model.predictor.network, model.info.card.labels
+    try:
+        mapped = mapping_matrix(own_labels, labels)[:, predicted].T > 0
+        outputs = np.where(mapped, predict_logits(network, crops), -np.inf).argmax(axis=1)
+        heat_maps = attribute(network, crops, outputs)
+    except ModelInvalid:
+        return None
+    return np.stack([overlay(crop, heat) for crop, heat in zip(crops, heat_maps, strict=True)])

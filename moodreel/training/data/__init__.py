@@ -1,1 +1,1 @@
-"""Readers of sets as they are published, and the splits of what they read."""
+"""Read data sets as they are published, split them, and cache what networks read of them."""

@@ -9,7 +9,7 @@ import json
 import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,32 +34,14 @@ LABEL_COORDINATES: Mapping[str, tuple[float, float]] = {
 }
 """Valence and arousal of each label, -1 to 1 (Russell & Mehrabian 1977, doi:10.1016/0092-6566(77)90037-X: angry, happy,
 sad, and between surprised and fearful); neutral is the origin."""
+CORRECTIONS = "corrections.csv"
+"""Beside the clips: the columns file (`001/00000.png`, or `001` for a whole clip) and label."""
 _EXTENSIONS = (".png", ".jpg", ".jpeg")
 _ATTEMPTS = 10
 
 
-@dataclass(frozen=True, eq=False)
-class AfewVaFrames:
-    """N frames.
-
-    Attributes:
-        examples: labels are of `moodreel.emotions.FIVE`, persons are actors.
-        values: float64 (N, 2), valence and arousal, -1 to 1.
-        centers: valence and arousal of each label's cluster.
-    """
-
-    examples: tuple[Example, ...]
-    values: np.ndarray
-    centers: dict[str, tuple[float, float]]
-
-
-def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0) -> AfewVaFrames:
-    """Read all clips in a folder and its subfolders, and label their frames.
-
-    Args:
-        folder: of the clips.
-        corrections: CSV file with the columns file (`001/00000.png`, or `001` for a whole clip) and label.
-        seed: of k-means.
+def read_afew_va(folder: Path) -> tuple[Example, ...]:
+    """Read all clips in a folder and its subfolders, and label their frames by `moodreel.emotions.FIVE`.
 
     Raises:
         DataInvalid: there are no clips, or files are not as published; the message lists them all.
@@ -77,21 +59,16 @@ def read_afew_va(folder: Path, *, corrections: Path | None = None, seed: int = 0
             wrong.append(f"{file.relative_to(folder).as_posix()}: {error}")
     if wrong:
         raise DataInvalid(f"{len(wrong)} clips are not as AFEW-VA's are; download them again:\n  " + "\n  ".join(wrong))
-    points = np.array(values)
-    centers, cluster = k_means(points, len(FIVE), seed)
+    centers, cluster = k_means(np.array(values), len(FIVE))
     names = name_clusters(centers)
     labels = [names[index] for index in cluster]
-    if corrections is not None:
+    if (corrections := folder / CORRECTIONS).is_file():
         labels = _correct(labels, examples, corrections)
     logger.info("AFEW-VA: %s.", ", ".join(f"{label} {labels.count(label)}" for label in FIVE))
-    return AfewVaFrames(
-        examples=tuple(replace(example, label=label) for example, label in zip(examples, labels, strict=True)),
-        values=points,
-        centers={name: (float(x), float(y)) for name, (x, y) in zip(names, centers, strict=True)},
-    )
+    return tuple(replace(example, label=label) for example, label in zip(examples, labels, strict=True))
 
 
-def k_means(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def k_means(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Cluster points (N, D) by k-means++.
 
     Returns:
@@ -103,7 +80,7 @@ def k_means(points: np.ndarray, count: int, seed: int) -> tuple[np.ndarray, np.n
     distinct = len(np.unique(points, axis=0))
     if distinct < count:
         raise DataInvalid(f"{distinct} different values cannot be parted into {count} labels; take more clips.")
-    cv2.setRNGSeed(seed)
+    cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
     _, cluster, centers = cv2.kmeans(
         points.astype(np.float32), count, np.empty(0), criteria, _ATTEMPTS, cv2.KMEANS_PP_CENTERS

@@ -9,7 +9,7 @@ from moodreel.errors import DataInvalid
 from moodreel.training.data.examples import Example
 from moodreel.training.data.splits import Split, split
 
-IMAGES, CLIPS, AUDIO, TEXT = "images", "clips", "audio", "texts"
+IMAGES, CLIPS, AUDIO = "images", "clips", "audio"
 """Kinds of media; clips are videos with or without sound."""
 
 
@@ -19,13 +19,13 @@ class Dataset:
 
     Attributes:
         name: as reports show it.
-        media: `IMAGES`, `CLIPS`, `AUDIO` or `TEXT`.
+        media: `IMAGES`, `CLIPS` or `AUDIO`.
         labels: C names, in the set's own order.
         examples: N.
         license: of the set.
         commercial: whether weights trained on it may be used commercially.
-        targets: float32 (N, C), how far each example is each label, where people voted; 0 or 1 each, and any number of
-            ones, for texts. None where each example has one label.
+        targets: float32 (N, C), how far each example is each label, where people voted; None where each example has
+            one label.
         has_majority: bool (N,), whether one label has over half of the votes; None where nobody voted.
         published_split: the split that the set was published with; None where it has none.
         copies: bool (N,), whether a held-out example shows what an example of the training part shows; None where

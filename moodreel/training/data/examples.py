@@ -13,15 +13,15 @@ from tqdm import tqdm
 
 from moodreel.errors import DataInvalid, MoodreelError
 
-Media = Path | np.ndarray | bytes | str
-"""A file; an image as uint8 (H, W) gray or (H, W, 3) RGB; an encoded image; or a text."""
+Media = Path | np.ndarray | bytes
+"""A file; an image as uint8 (H, W) gray or (H, W, 3) RGB; or an encoded image."""
 
 Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, eq=False)
 class Example:
-    """One labeled image, clip, recording or text.
+    """One labeled image, clip or recording.
 
     Attributes:
         label: a name in the data set's own label set.
@@ -43,10 +43,10 @@ class Example:
         """The media as a file.
 
         Raises:
-            DataInvalid: the set holds arrays or texts.
+            DataInvalid: the set holds arrays.
         """
         if not isinstance(self.media, Path):
-            raise DataInvalid("Clips and recordings have to be files; this set holds arrays or texts.")
+            raise DataInvalid("Clips and recordings have to be files; this set holds arrays.")
         return self.media
 
 
@@ -140,4 +140,4 @@ def _digest(media: Media) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     if isinstance(media, np.ndarray):
         return hashlib.sha256(f"{media.shape}".encode() + media.tobytes()).hexdigest()
-    return hashlib.sha256(media.encode() if isinstance(media, str) else media).hexdigest()
+    return hashlib.sha256(media).hexdigest()

@@ -80,6 +80,10 @@ class FaceTable:
     crops: np.ndarray
     found: np.ndarray
 
+    def select(self, rows: np.ndarray) -> "FaceTable":
+        """Return the faces of some images."""
+        return FaceTable(**{name: array[rows] for name, array in vars(self).items()})
+
 
 ImageAugmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 """Its name is part of the cache's file name."""

@@ -28,6 +28,11 @@ EXPECTED = (
     "fer2013new.csv, or FER2013's csv file alone"
 )
 
+_NO_VOTES = (
+    "FER+'s votes are missing: FER2013's labels stand in for them. github.com/microsoft/FERPlus has them in "
+    "fer2013new.csv; put it beside %s and name their folder."
+)
+
 
 @dataclass(frozen=True, eq=False)
 class Fer2013Split:
@@ -132,12 +137,6 @@ def _joined_rows(faces: Path, votes: Path | None) -> Iterator[tuple[int, dict[st
                 "both need all rows as published. Download them again."
             )
         yield number, row, vote
-
-
-_NO_VOTES = (
-    "FER+'s votes are missing: FER2013's labels stand in for them. github.com/microsoft/FERPlus has them in "
-    "fer2013new.csv; put it beside %s and name their folder."
-)
 
 
 def _parse_image(text: str) -> np.ndarray:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 
-from moodreel.emotions import FIVE, SEVEN_TO_FIVE
+from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
 from moodreel.training.data.fer2013 import EXPECTED, read_fer2013
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.data.npz import read_arrays
 
-VOTE_LABELS_SEVEN: tuple[str | None, ...] = (
+VOTE_LABELS: tuple[str | None, ...] = (
     "neutral",
     "happy",
     "surprise",
@@ -26,16 +26,13 @@ VOTE_LABELS_SEVEN: tuple[str | None, ...] = (
 """Label of each of FER+'s ten vote columns. Contempt is none of the seven, and too rare (most votes of 154 images) to
 guess where it belongs; the last two are no expressions."""
 
-VOTE_LABELS_FIVE = tuple(label and SEVEN_TO_FIVE[label] for label in VOTE_LABELS_SEVEN)
-"""The same in five classes."""
-
 FER2013_LABELS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Names of FER2013's labels, 0 to 6."""
 
 COPIES = "valid_copies.npz"
 """Beside `valid.npz`: which of its images show the same photograph as one of the training images."""
 
-_ALL_TEN = np.array([[10 * (vote == label) for vote in VOTE_LABELS_SEVEN] for label in FER2013_LABELS], dtype=np.uint8)
+_ALL_TEN = np.array([[10 * (vote == label) for vote in VOTE_LABELS] for label in FER2013_LABELS], dtype=np.uint8)
 """Votes (7, 10), all ten for one label, that stand in for a FER2013 label."""
 
 
@@ -71,7 +68,7 @@ def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer201
     """
     rows = read_fer2013(path, split)
     votes = (_ALL_TEN[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
-    counted = votes @ mapping_matrix(VOTE_LABELS_SEVEN, labels).astype(np.float32)
+    counted = votes @ mapping_matrix(VOTE_LABELS, labels).astype(np.float32)
     usable = 2 * counted.sum(axis=1) >= votes.sum(axis=1)
     targets = np.where(usable[:, None], counted / np.maximum(counted.sum(axis=1, keepdims=True), 1), 0)
     if fer2013_weight:
@@ -100,19 +97,10 @@ def read_copies(path: Path, count: int) -> np.ndarray | None:
     return copies
 
 
-def holdout_mask(count: int, share: float, seed: int) -> np.ndarray:
-    """Draw the validation rows of `count` training images, bool (N,).
-
-    One seed and share give the same rows, so that networks that are trained separately and then combined have seen none
-    of them.
-    """
-    return np.random.default_rng(seed).random(count) < share
-
-
 def majority_label(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndarray:
     """Return the label index that over half of each image's FER+ votes (N, 10) are for; -1 for none."""
     top = votes.argmax(axis=1)
     has_majority = 2 * votes.max(axis=1) > votes.sum(axis=1)
-    counts_for = mapping_matrix(VOTE_LABELS_SEVEN, labels)
+    counts_for = mapping_matrix(VOTE_LABELS, labels)
     index = np.where(counts_for.any(axis=1), counts_for.argmax(axis=1), -1)
     return np.where(has_majority, index[top], -1)

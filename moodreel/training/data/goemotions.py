@@ -33,7 +33,7 @@ class Texts:
     classes: np.ndarray
     groups: tuple[int, ...]
 
-    def only(self, rows: np.ndarray) -> "Texts":
+    def select(self, rows: np.ndarray) -> "Texts":
         """Return the texts where `rows`, bool (N,), is true."""
         texts = tuple(text for text, chosen in zip(self.texts, rows, strict=True) if chosen)
         return Texts(texts, self.fine[rows], self.classes[rows], self.groups)

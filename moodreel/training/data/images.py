@@ -48,11 +48,11 @@ Images = np.ndarray | ImageSequence
 """N images: uint8 (N, H, W) gray, or a sequence of them in color."""
 
 
-def _decode(media: Path | bytes | str) -> np.ndarray:
+def _decode(media: Path | bytes) -> np.ndarray:
     try:
         # Not cv2.imread, which ends the process where a name is not UTF-8.
         data = media.read_bytes() if isinstance(media, Path) else media
-        image = None if isinstance(data, str) else cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     except (cv2.error, OSError):
         image = None
     if image is None:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from moodreel.emotions import FIVE, LABEL_SYNONYMS, SEVEN, SEVEN_TO_FIVE, to_five
-from moodreel.errors import DataInvalid, MoodreelError
+from moodreel.errors import DataInvalid
 
 
 def common_labels(models: dict[str, tuple[str, ...]], data: tuple[str, ...]) -> tuple[str, ...]:
@@ -19,11 +19,8 @@ def common_labels(models: dict[str, tuple[str, ...]], data: tuple[str, ...]) -> 
         data: The labels of the data set.
 
     Raises:
-        MoodreelError: There is no model.
         DataInvalid: A label cannot be mapped.
     """
-    if not models:
-        raise MoodreelError("Name at least one model to compare.")
     first, *others = models.values()
     if all(set(labels) == set(first) for labels in others) and set(data) <= set(first):
         return first

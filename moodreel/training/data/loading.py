@@ -18,7 +18,14 @@ from moodreel.models.predictor import FacePredictor
 from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines.engine import Engine
 from moodreel.training.data.examples import Example, process_files
-from moodreel.training.data.face_cache import FaceTable, crop_image, extract_faces, extract_landmarks
+from moodreel.training.data.face_cache import (
+    FaceTable,
+    ImageAugmentation,
+    crop_image,
+    extract_faces,
+    extract_landmarks,
+    identity,
+)
 from moodreel.training.data.images import Images, ImageSequence
 
 
@@ -43,11 +50,13 @@ class DataContext:
         """The face landmarker's bundle."""
         return self.models / "face_landmarker" / "face_landmarker.task"
 
-    def extract_faces(self, images: Images, *, landmarks: bool = False) -> tuple[FaceTable, np.ndarray | None]:
-        """Extract the face of each image, and its landmarks, float32 (N, 478, 3), where they are asked for; cached."""
-        if landmarks:
-            return extract_landmarks(images, self.landmarker, self.cache, seed=self.seed, workers=self.workers)
-        return extract_faces(images, self.landmarker, self.cache, seed=self.seed, workers=self.workers), None
+    def extract_faces(self, images: Images, augmentation: ImageAugmentation = identity) -> FaceTable:
+        """Extract the face of each image, after an augmentation; cached."""
+        return extract_faces(images, self.landmarker, self.cache, augmentation, seed=self.seed, workers=self.workers)
+
+    def extract_landmarks(self, images: Images) -> tuple[FaceTable, np.ndarray]:
+        """Extract the face of each image, and its landmarks, float32 (N, 478, 3), relative to the image; cached."""
+        return extract_landmarks(images, self.landmarker, self.cache, seed=self.seed, workers=self.workers)
 
     @contextmanager
     def engine(
@@ -71,8 +80,7 @@ def load_face_crops(examples: Sequence[Example], context: DataContext) -> tuple[
     """
     if all(isinstance(example.media, np.ndarray) for example in examples):
         return ImageSequence(examples), np.ones(len(examples), bool)
-    faces, landmarks = context.extract_faces(ImageSequence(examples), landmarks=True)
-    assert landmarks is not None
+    faces, landmarks = context.extract_landmarks(ImageSequence(examples))
     return ImageSequence(examples, lambda image, row: crop_image(image, landmarks[row], CropKind.SQUARE)), faces.found
 
 

@@ -33,14 +33,11 @@ _SUNG_EMOTIONS = EIGHT[:6]
 
 @dataclass(frozen=True)
 class RavdessName:
-    """What a file's name says; intensity, statement and repetition are 1 or 2."""
+    """What a file's name says, but for the intensity, the statement and the repetition."""
 
     modality: str
     channel: str
     emotion: str
-    intensity: int
-    statement: int
-    repetition: int
     actor: int
 
     @property
@@ -71,11 +68,11 @@ def parse_name(name: str) -> RavdessName:
         raise ValueError(f"{emotion} is not sung")
     if (dot + extension).lower() not in EXTENSIONS[modality]:
         raise ValueError(f"its modality is {modality}, which ends in {' or '.join(EXTENSIONS[modality])}")
-    return RavdessName(modality, channel, emotion, *list(numbers.values())[3:])
+    return RavdessName(modality, channel, emotion, numbers["actor"])
 
 
-def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("speech",)) -> tuple[Example, ...]:
-    """List the recordings of a modality in a folder and its subfolders (`Actor_01` …, at any depth).
+def read_ravdess(folder: Path, modality: str) -> tuple[Example, ...]:
+    """List the recordings of speech in a folder and its subfolders (`Actor_01` …, at any depth).
 
     A recording that is there twice, as in copies of the set that hold all of it in a second folder, is listed once.
     Their person is the actor, their group the actor's sex, and their clip the take, the same in all modalities. What is
@@ -84,13 +81,10 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
     Args:
         folder: of the recordings.
         modality: one of `MODALITIES`.
-        channels: of `CHANNELS`.
 
     Raises:
         DataInvalid: there are no such recordings, or files with other names; the message lists them all.
     """
-    if modality not in MODALITIES:
-        raise DataInvalid(f"RAVDESS has {', '.join(MODALITIES)}, not {modality}.")
     examples, wrong, skipped, seen = [], [], Counter[str](), set[str]()
     for path in _media_files(folder, skipped):
         try:
@@ -99,7 +93,7 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
         except ValueError as error:
             wrong.append(f"{path.relative_to(folder).as_posix()}: {error}")
             continue
-        if recording.modality == modality and recording.channel in channels:
+        if recording.modality == modality and recording.channel == "speech":
             if path.stem in seen:
                 skipped["second copies of a recording"] += 1
                 continue
@@ -115,8 +109,8 @@ def read_ravdess(folder: Path, modality: str, *, channels: tuple[str, ...] = ("s
         raise DataInvalid(f"{len(wrong)} files are not named as RAVDESS names its own; mend or move them:\n  {names}")
     if not examples:
         raise DataInvalid(
-            f"{folder} holds no {modality} of {' or '.join(channels)}. Name the folder that holds RAVDESS's Actor_01 "
-            f"to Actor_{ACTORS}. Left out: {describe_counts(skipped)}."
+            f"{folder} holds no {modality} of speech. Name the folder that holds RAVDESS's Actor_01 to "
+            f"Actor_{ACTORS}. Left out: {describe_counts(skipped)}."
         )
     if skipped:
         logger.info("RAVDESS, left out: %s.", describe_counts(skipped))

@@ -1,4 +1,4 @@
-"""Open any data set by `NAME:PATH`."""
+"""Open any data set of images, clips or recordings by `NAME:PATH`."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
-from moodreel.emotions import EIGHT, EIGHT_TO_SEVEN, EKMAN, FIVE, SEVEN
+from moodreel.emotions import EIGHT, EIGHT_TO_SEVEN, FIVE, SEVEN
 from moodreel.errors import DataInvalid
-from moodreel.training.data import goemotions, muxspace
+from moodreel.training.data import muxspace
 from moodreel.training.data.afew_va import read_afew_va
-from moodreel.training.data.clips import TABLE, TALKER_LABEL, read_clip_table, read_talkers
-from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, TEXT, Dataset
+from moodreel.training.data.clips import TABLE, read_clip_table, read_talkers
+from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.data.examples import Example, from_arrays
 from moodreel.training.data.ferplus import read_copies, read_split
 from moodreel.training.data.image_folder import read_folders
@@ -25,8 +25,6 @@ logger = logging.getLogger(__name__)
 
 PEOPLE = "people.csv"
 """Beside the labels' folders: the columns file, person and optionally group (`image_folder.read_folders`)."""
-CORRECTIONS = "corrections.csv"
-"""Beside AFEW-VA's clips: the columns file and label (`afew_va.read_afew_va`)."""
 OWNER_LICENSE = "its owner's; state it in model.json"
 """License of a user's own folders, and of weights trained on them."""
 
@@ -44,7 +42,10 @@ def open_dataset(spec: str) -> Dataset:
         logger.warning("%s: is deprecated and goes with the next release; write %s:.", name, _OLD_NAMES[name])
         name = _OLD_NAMES[name]
     if name not in DATASETS:
-        raise DataInvalid(f"There is no set {name!r}; name one of {', '.join(DATASETS)}, as in {IMAGES}:PATH.")
+        raise DataInvalid(
+            f"There is no set {name!r} of images, clips or recordings; name one of {', '.join(DATASETS)}, as in "
+            f"{IMAGES}:PATH."
+        )
     if not Path(path).exists():
         raise DataInvalid(f"There is no {path}; name the folder of {name} after the colon.")
     return DATASETS[name](Path(path))
@@ -111,30 +112,14 @@ def _open_webfaces(path: Path) -> Dataset:
 
 
 def _open_afew_va(path: Path) -> Dataset:
-    corrections = path / CORRECTIONS
-    frames = read_afew_va(path, corrections=corrections if corrections.is_file() else None)
     return Dataset(
         name="AFEW-VA",
         media=IMAGES,
         labels=FIVE,
-        examples=frames.examples,
+        examples=read_afew_va(path),
         license="research, non-commercial, as AFEW-VA's authors state",
         commercial=False,
     )
-
-
-def _open_goemotions(path: Path) -> Dataset:
-    parts = [goemotions.read_texts(path, split) for split in ("train", "dev")]
-    targets = [part.classes for part in parts]
-    examples, split = _join(
-        [
-            [Example(EKMAN[index], text) for index, text in zip(own.argmax(axis=1), part.texts, strict=True)]
-            for part, own in zip(parts, targets, strict=True)
-        ],
-        "GoEmotions' own split: train for training, dev held out. It knows no authors.",
-    )
-    everything = np.concatenate(targets)
-    return Dataset("GoEmotions", TEXT, EKMAN, examples, "Apache-2.0", targets=everything, published_split=split)
 
 
 def _ravdess(modality: str) -> Callable[[Path], Dataset]:
@@ -154,23 +139,23 @@ def _ravdess(modality: str) -> Callable[[Path], Dataset]:
 def _folders(media: str) -> Callable[[Path], Dataset]:
     def open_folders(path: Path) -> Dataset:
         people = path / PEOPLE
-        examples = read_folders(path, media, people=people if people.is_file() else None)
-        labels = tuple(sorted({example.label for example in examples}))
-        return Dataset(path.resolve().name, media, labels, examples, OWNER_LICENSE)
+        return _own_set(path, media, read_folders(path, media, people=people if people.is_file() else None))
 
     return open_folders
 
 
 def _open_clips(path: Path) -> Dataset:
-    if not (path / TABLE).is_file():
-        return _folders(CLIPS)(path)
-    examples = read_clip_table(path)
-    labels = tuple(sorted({example.label for example in examples}))
-    return Dataset(path.resolve().name, CLIPS, labels, examples, OWNER_LICENSE)
+    return _own_set(path, CLIPS, read_clip_table(path)) if (path / TABLE).is_file() else _folders(CLIPS)(path)
 
 
 def _open_talkers(path: Path) -> Dataset:
-    return Dataset(path.resolve().name, CLIPS, (TALKER_LABEL,), read_talkers(path), OWNER_LICENSE)
+    return _own_set(path, CLIPS, read_talkers(path))
+
+
+def _own_set(path: Path, media: str, examples: tuple[Example, ...]) -> Dataset:
+    """Return a user's own set, named like its folder."""
+    labels = tuple(sorted({example.label for example in examples}))
+    return Dataset(path.resolve().name, media, labels, examples, OWNER_LICENSE)
 
 
 def _join(parts: Sequence[Sequence[Example]], reason: str) -> tuple[tuple[Example, ...], Split]:
@@ -188,7 +173,6 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "afew-va": _open_afew_va,
     "ravdess": _ravdess("audio-video"),
     "ravdess-audio": _ravdess("audio"),
-    "goemotions": _open_goemotions,
     IMAGES: _folders(IMAGES),
     CLIPS: _open_clips,
     "talkers": _open_talkers,

@@ -61,6 +61,15 @@ def folds(examples: Sequence[Example], count: int, *, by: str = "person", seed: 
     return [_split(examples, part, by) for part in _partition(examples, [1 / count] * count, by, seed)]
 
 
+def holdout_mask(count: int, share: float, seed: int) -> np.ndarray:
+    """Draw the validation rows of `count` training images, bool (N,).
+
+    One seed and share give the same rows, so that networks that are trained separately and then combined have seen none
+    of them.
+    """
+    return np.random.default_rng(seed).random(count) < share
+
+
 def group_ids(examples: Sequence[Example], by: str = "person") -> np.ndarray:
     """Number what must stay together, int64 (N,): a person with all their clips, and all copies of these.
 

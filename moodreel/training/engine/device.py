@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass, replace
-from typing import TypeVar, cast
+from typing import Any
 
 import torch
 
@@ -13,14 +13,9 @@ from moodreel.errors import DataInvalid
 DEVICES = ("auto", "cpu", "cuda", "mps")
 """What `--device` takes."""
 
-Batch = TypeVar("Batch")
 
-
-def resolve_device(name: str = "auto") -> torch.device:
-    """Return the device for one of `DEVICES`, or for a numbered one such as "cuda:1".
-
-    Args:
-        name: "auto" takes CUDA, then MPS, then the CPU, whichever is there first.
+def resolve_device(name: str) -> torch.device:
+    """Return the device for one of `DEVICES`: "auto" takes CUDA, then MPS, then the CPU, whichever is there first.
 
     Raises:
         DataInvalid: this machine has no such device.
@@ -28,7 +23,7 @@ def resolve_device(name: str = "auto") -> torch.device:
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
         name = next(kind for kind, there in available.items() if there)
-    if not available.get(name.partition(":")[0]):
+    if not available.get(name):
         usable = ", ".join(kind for kind, there in available.items() if there)
         raise DataInvalid(f"There is no device {name!r} here; this machine has {usable}.")
     return torch.device(name)
@@ -73,26 +68,22 @@ def deterministic(device: torch.device) -> Iterator[None]:
         torch.use_deterministic_algorithms(enabled, warn_only=warned)
 
 
-def to_device(batch: Batch, device: torch.device) -> Batch:
+def to_device(value: Any, device: torch.device) -> Any:
     """Move all tensors in a batch: in tuples, lists, mappings and dataclasses, at any depth.
 
     Values without tensors are returned as they are.
     """
-    return cast(Batch, _moved(batch, device))
-
-
-def _moved(value: object, device: torch.device) -> object:
     if isinstance(value, torch.Tensor):
         if device.type == "cuda" and value.device.type == "cpu":
             return value.pin_memory().to(device, non_blocking=True)
         return value.to(device)
     if isinstance(value, Mapping):
-        return {key: _moved(each, device) for key, each in value.items()}
+        return {key: to_device(each, device) for key, each in value.items()}
     if isinstance(value, tuple | list):
-        moved = [_moved(each, device) for each in value]
+        moved = [to_device(each, device) for each in value]
         return moved if isinstance(value, list) else tuple(moved)
     if is_dataclass(value) and not isinstance(value, type):
         own = {field.name: getattr(value, field.name) for field in fields(value)}
-        changed = {name: new for name, each in own.items() if (new := _moved(each, device)) is not each}
+        changed = {name: new for name, each in own.items() if (new := to_device(each, device)) is not each}
         return replace(value, **changed) if changed else value
     return value

@@ -1,7 +1,6 @@
 """Metrics of a run, row by row: to metrics.csv, to TensorBoard, and to Weights & Biases where asked for."""
 
 import csv
-import logging
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -13,11 +12,8 @@ from moodreel.errors import DataInvalid
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
 
-logger = logging.getLogger(__name__)
-
 FILE = "metrics.csv"
 EVENTS = "tensorboard"
-
 
 MetricsRow = Mapping[str, float | str]
 """A row of metrics.csv: the name of the phase, the step, the learning rate, the loss, and the metrics of the task."""
@@ -47,7 +43,10 @@ class MetricsLogger:
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
             self._rewrite()
-            self._tensorboard = _open_tensorboard(folder / EVENTS, int(self._rows[-1]["step"]) if self._rows else -1)
+            from torch.utils import tensorboard  # slow to import
+
+            last_step = int(self._rows[-1]["step"]) if self._rows else -1
+            self._tensorboard = tensorboard.SummaryWriter(str(folder / EVENTS), purge_step=last_step + 1)
         if wandb:
             if find_spec("wandb") is None:
                 raise DataInvalid("wandb is not installed: pip install wandb, or leave --wandb out.")
@@ -88,13 +87,3 @@ class MetricsLogger:
                 writer = csv.DictWriter(file, self._columns, restval="")
                 writer.writeheader()
                 writer.writerows(self._rows)
-
-
-def _open_tensorboard(folder: Path, last_step: int) -> "SummaryWriter | None":
-    """Open a writer that drops events after `last_step`."""
-    if find_spec("tensorboard") is None:
-        logger.warning("TensorBoard is not installed; metrics go to %s alone.", FILE)
-        return None
-    from torch.utils.tensorboard import SummaryWriter  # an optional package
-
-    return SummaryWriter(str(folder), purge_step=last_step + 1)

@@ -62,8 +62,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
 
     def _predict_images(self, examples: Sequence[Example], context: DataContext) -> Predictions:
         images = ImageSequence(examples)
-        faces, landmarks = context.extract_faces(images, landmarks=True)
-        assert landmarks is not None
+        faces, landmarks = context.extract_landmarks(images)
         rows = np.flatnonzero(faces.found)
         probabilities = [np.zeros((0, len(self.info.labels)))]
         for start in range(0, len(rows), _BATCH):

@@ -1,6 +1,7 @@
 """Evaluate a face model on images and on pseudo-sequences made from them, by the predictor that serves."""
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,20 +12,17 @@ from moodreel.errors import DataInvalid, MoodreelError
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.data import muxspace
 from moodreel.training.data.dataset import IMAGES
-from moodreel.training.data.face_cache import extract_faces, extract_landmarks
 from moodreel.training.data.fer2013 import is_fer2013
 from moodreel.training.data.ferplus import read_split
 from moodreel.training.data.image_folder import read_folders, read_groups
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.label_mapping import mapping_matrix
+from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
-from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter, to_labels
+from moodreel.training.evaluation.predict import extract_inputs, predict_rows, scatter, to_labels
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics, evaluate_sequences
 
 logger = logging.getLogger(__name__)
-
-SEED = 0
-"""Of the face cache and of the pseudo-sequences."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,13 +43,7 @@ class FaceEvaluation:
 
 
 def evaluate(
-    predictor: FacePredictor,
-    data: Path,
-    landmarker: Path,
-    cache: Path,
-    *,
-    groups: Path | None = None,
-    workers: int = 1,
+    predictor: FacePredictor, data: Path, context: DataContext, *, groups: Path | None = None
 ) -> FaceEvaluation:
     """Evaluate a model of five or seven labels on the images that have a majority over half.
 
@@ -59,10 +51,8 @@ def evaluate(
         predictor: The model.
         data: FER+ or FER2013 as `read_split` reads them, of which the valid split counts; muxspace's folder
             (`faces.npz`), of which the people held out count; or one with a folder of images for each label.
-        landmarker: The face landmarker's bundle.
-        cache: The folder for faces found.
+        context: Where models and caches are.
         groups: csv file that assigns the images of such folders to groups.
-        workers: Threads of the face landmarker.
 
     Raises:
         MoodreelError: The model has other labels.
@@ -72,11 +62,7 @@ def evaluate(
     if labels not in (FIVE, SEVEN):
         raise MoodreelError("Only models of five or seven labels can be evaluated; choose another.")
     images, all_truth, members = _read(data, labels, groups)
-    landmarks = None
-    if requires_landmarks(predictor):
-        faces, landmarks = extract_landmarks(images, landmarker, cache, seed=SEED, workers=workers)
-    else:
-        faces = extract_faces(images, landmarker, cache, seed=SEED, workers=workers)
+    faces, landmarks = extract_inputs(predictor, images, context)
     labeled = np.flatnonzero(all_truth >= 0)
     truth, found = all_truth[labeled], faces.found[labeled]
     if not found.any():
@@ -96,7 +82,7 @@ def evaluate(
         reason = "have no images, which this model reads" if landmarks is not None else "need neutral faces and others"
         logger.warning("No pseudo-sequences: they %s.", reason)
         return FaceEvaluation(metrics, groups=by_group)
-    return FaceEvaluation(metrics, groups=by_group, sequences=evaluate_sequences(predictor, faces, all_truth, SEED))
+    return FaceEvaluation(metrics, groups=by_group, sequences=evaluate_sequences(predictor, faces, all_truth))
 
 
 def in_five(predictions: Predictions, truth: np.ndarray) -> ClassificationMetrics:
@@ -117,3 +103,47 @@ def _read(data: Path, labels: tuple[str, ...], groups: Path | None) -> tuple[Ima
         raise DataInvalid("Groups are for images in a folder for each label; name such a folder.")
     part = muxspace.read_muxspace(data, labels, "valid") if is_muxspace else read_split(data, "valid", labels=labels)
     return part.images, part.truth, {}
+
+
+def summarize(report: FaceEvaluation) -> str:
+    """Describe all metrics of an evaluation in a few lines of text."""
+    lines = [_metrics_summary(report.metrics)]
+    if report.sequences:
+        lines.append(f"expected calibration error {report.sequences.ece:.4f} (pseudo-sequences)")
+        for kind, accuracy in report.sequences.by_kind.items():
+            lines.append(f"pseudo-sequences {kind}: {accuracy.model:.3f}, mean of frames {accuracy.frame_mean:.3f}")
+    lines += _group_summary(report.groups)
+    if report.five:
+        lines += ["In five classes:", _metrics_summary(report.five)]
+    return "\n".join(lines)
+
+
+def _metrics_summary(metrics: ClassificationMetrics) -> str:
+    lines = [
+        f"images {metrics.examples}, faces found {metrics.found:.4f}",
+        f"accuracy {metrics.accuracy:.4f} (face not found = wrong), {metrics.accuracy_found:.4f} (faces found)",
+        f"mean recall {metrics.balanced_accuracy:.4f}",
+        f"expected calibration error {metrics.ece:.4f} (images)",
+        "recall " + ", ".join(f"{label} {share:.3f}" for label, share in metrics.recall.items()),
+        f"confusion, rows true, columns predicted, {', '.join(metrics.labels)}:",
+        *(" ".join(f"{count:5d}" for count in row) for row in metrics.confusion[:, :-1]),
+    ]
+    return "\n".join(lines)
+
+
+def _group_summary(groups: Mapping[str, ClassificationMetrics]) -> list[str]:
+    if not groups:
+        return []
+    lines = [
+        f"group {group}: images {metrics.examples}, faces found {metrics.found:.4f}, accuracy {metrics.accuracy:.4f}, "
+        f"mean recall {metrics.balanced_accuracy:.4f}"
+        for group, metrics in groups.items()
+    ]
+    for label, name in (("accuracy", "accuracy"), ("mean recall", "balanced_accuracy")):
+        values = {group: getattr(metrics, name) for group, metrics in groups.items()}
+        worst, best = (choose(values, key=values.__getitem__) for choose in (min, max))
+        lines.append(
+            f"spread of {label} {values[best] - values[worst]:.4f}: "
+            f"best {values[best]:.4f} ({best}), worst {values[worst]:.4f} ({worst})"
+        )
+    return lines

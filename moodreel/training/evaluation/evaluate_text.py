@@ -31,7 +31,7 @@ def predict_texts(predictor: TextPredictor, texts: Sequence[str]) -> np.ndarray:
     )
 
 
-def summary(metrics: MultilabelMetrics) -> str:
+def summarize_text(metrics: MultilabelMetrics) -> str:
     """Describe the metrics, one a line."""
     return "\n".join(
         [

@@ -19,7 +19,7 @@ from moodreel.training.data.examples import Example, process_files
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import Predictions
-from moodreel.training.evaluation.predict import predict_rows, requires_landmarks, scatter
+from moodreel.training.evaluation.predict import extract_inputs, predict_rows, scatter
 
 
 class EvaluatedModel(ABC):
@@ -79,7 +79,7 @@ class EvaluatedFaceModel(EvaluatedModel):
         if media == CLIPS:
             return self._predict_clips(examples, context)
         images = ImageSequence(examples)
-        faces, landmarks = context.extract_faces(images, landmarks=requires_landmarks(self.predictor))
+        faces, landmarks = extract_inputs(self.predictor, images, context)
         rows = np.flatnonzero(faces.found)
         return scatter(len(examples), rows, predict_rows(self.predictor, faces, rows, images, landmarks))
 

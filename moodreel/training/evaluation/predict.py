@@ -12,15 +12,23 @@ from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.face_cache import FaceTable, crop_image
 from moodreel.training.data.images import Images
 from moodreel.training.data.label_mapping import mapping_matrix
+from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import Predictions
 
 _BATCH = 256
 """Images at a time: bounds the memory of crops."""
 
 
-def requires_landmarks(predictor: FacePredictor) -> bool:
-    """Tell whether a model reads raw landmarks, or crops that are cut by them: only gray ones are cached."""
-    return predictor.crop_kind is not CropKind.GRAY or predictor.info.architecture == EMOTIMESH
+def extract_inputs(
+    predictor: FacePredictor, images: Images, context: DataContext
+) -> tuple[FaceTable, np.ndarray | None]:
+    """Extract the face of each image, and the landmarks for a model that reads them, or crops that are cut by them.
+
+    Only gray crops are cached.
+    """
+    if predictor.crop_kind is CropKind.GRAY and predictor.info.architecture != EMOTIMESH:
+        return context.extract_faces(images), None
+    return context.extract_landmarks(images)
 
 
 def predict_rows(
@@ -28,7 +36,7 @@ def predict_rows(
     faces: FaceTable,
     rows: np.ndarray,
     images: Images,
-    landmarks: np.ndarray | None = None,
+    landmarks: np.ndarray | None,
 ) -> np.ndarray:
     """Predict the expression of images in which a face was found.
 
@@ -37,7 +45,7 @@ def predict_rows(
         faces: The faces of all N images.
         rows: int64 (M,), the images to predict, by their rows.
         images: All N images.
-        landmarks: float32 (N, 478, 3) of all images, for a model that requires them.
+        landmarks: float32 (N, 478, 3) of all images, see `extract_inputs`.
 
     Returns:
         Calibrated probabilities, float32 (M, C).
@@ -46,20 +54,19 @@ def predict_rows(
     for start in range(0, len(rows), _BATCH):
         tracks = []
         for row in rows[start : start + _BATCH]:
-            face = single_frame(faces, row)
+            face = single_frame(faces, row, landmarks)
             if landmarks is not None:
-                crop = crop_image(images[row], landmarks[row], predictor.crop_kind)
-                face = replace(face, landmarks=landmarks[row], crop=crop)
+                face = replace(face, crop=crop_image(images[row], landmarks[row], predictor.crop_kind))
             tracks.append([face])
         predicted = predictor.predict(tracks, per_frame=False)
         probabilities.append(np.stack([prediction.probabilities for prediction in predicted]))
     return np.concatenate(probabilities)
 
 
-def single_frame(faces: FaceTable, row: int | np.integer) -> FaceFeatures:
-    """Return one image's face as the predictor takes it, without raw landmarks."""
+def single_frame(faces: FaceTable, row: int | np.integer, landmarks: np.ndarray | None = None) -> FaceFeatures:
+    """Return one image's face as the predictor takes it, with the raw landmarks where those of all images are known."""
     return FaceFeatures(
-        landmarks=np.full((NUM_LANDMARKS, 3), np.nan, np.float32),
+        landmarks=np.full((NUM_LANDMARKS, 3), np.nan, np.float32) if landmarks is None else landmarks[row],
         normalized_landmarks=faces.normalized_landmarks[row],
         blendshapes=faces.blendshapes[row],
         pose=faces.pose[row],

@@ -18,8 +18,8 @@ from moodreel.training.augmentation.pseudo_sequences import (
 from moodreel.training.data.face_cache import FaceTable
 from moodreel.training.evaluation.calibration import expected_calibration_error
 
-SEQUENCES = 400
-"""Pseudo-sequences of each kind."""
+SEED, SEQUENCES = 0, 400
+"""The seed, and how many pseudo-sequences there are of each kind."""
 
 
 class SequenceAccuracy(NamedTuple):
@@ -37,14 +37,14 @@ class SequenceMetrics:
     by_kind: dict[str, SequenceAccuracy]
 
 
-def evaluate_sequences(predictor: FacePredictor, faces: FaceTable, truth: np.ndarray, seed: int) -> SequenceMetrics:
+def evaluate_sequences(predictor: FacePredictor, faces: FaceTable, truth: np.ndarray) -> SequenceMetrics:
     """Evaluate a model of five labels on pseudo-sequences made from faces; truth: (N,), -1 for no label."""
     targets = np.zeros((len(truth), len(FIVE)), np.float32)
     targets[truth >= 0, truth[truth >= 0]] = 1
     generator = PseudoSequenceGenerator(faces, targets, fit_deformation(faces))
     by_kind, probabilities, labels = {}, [], []
     for kind in SequenceKind:
-        clips = generator.generate(SEQUENCES, np.random.default_rng((seed, int(kind))), kind=kind)
+        clips = generator.generate(SEQUENCES, np.random.default_rng((SEED, int(kind))), kind=kind)
         predictions = predictor.predict(to_tracks(clips))
         whole = np.stack([prediction.probabilities for prediction in predictions])
         frame_mean = np.stack([np.nanmean(prediction.per_frame, axis=0) for prediction in predictions])

@@ -16,11 +16,9 @@ from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.resnet18 import load_torchvision_weights
 from moodreel.models.networks.whisper import WhisperVoice
 from moodreel.models.registry import CARD_FILE
-from moodreel.training.augmentation.spectrogram import MelAugmentation
 from moodreel.training.data.clip_cache import load_windows
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.data.loading import load_audio, load_face_crops
-from moodreel.training.engine.checkpoint import read_checkpoint
 from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationRequest, checked_build
 from moodreel.training.experiment.audiovisual_inputs import (
     AudioInputs,
@@ -50,7 +48,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
 
     def load_inputs(self, data: Dataset, request: ClassificationRequest) -> tuple[InputAdapter, np.ndarray]:
         """Load the examples of a data set."""
-        context, options, augmentation = request.context, request.options, MelAugmentation()
+        context, options = request.context, request.options
         whisper = request.model.get("voice") == "whisper"
         if data.media == IMAGES:
             squares, found = load_face_crops(data.examples, context)
@@ -63,14 +61,14 @@ class AudioVisualAdapter(ArchitectureAdapter):
             usable = np.array([clip is not None for clip in clips])
             if not usable.any():
                 raise DataInvalid(f"None of the {len(clips)} clips shows a face or has sound; check the files.")
-            return ClipInputs(clips, augmentation, **dropped), usable
+            return ClipInputs(clips, **dropped), usable
         sounds: AvInputs
         if whisper:
             sounds = WhisperInputs(list(load_audio(data.examples)))
         else:
             recordings = [(log_mel(sound.samples), sound.duration) for sound in load_audio(data.examples)]
             mels, durations = zip(*recordings, strict=True)
-            sounds = AudioInputs(mels, durations, augmentation)
+            sounds = AudioInputs(mels, durations)
         usable = np.ones(len(data.examples), bool)
         if data.faces is None:
             return sounds, usable
@@ -91,20 +89,6 @@ class AudioVisualAdapter(ArchitectureAdapter):
             load_torchvision_weights(network.trunk, pretrained)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
-
-    def warm_start_audio(
-        self, network: nn.Module, checkpoint: Path, request: ClassificationRequest, stated: Mapping[str, Any]
-    ) -> None:
-        """Load the audio branch from another run's checkpoint."""
-        state = read_checkpoint(checkpoint)
-        about, weights = state["about"], (state["mean"] or state)["network"]
-        same = all(about["recipe"][name] == getattr(request.config, name) for name in ("seed", "split_by"))
-        if not same or about["examples"] != stated["examples"] or about["data"] not in stated["data"]:
-            # Its network may have been trained on people who are held out here.
-            raise DataInvalid(f"{checkpoint} was trained on other recordings; train it with the same data and folds.")
-        own = {name.removeprefix("audio."): tensor for name, tensor in weights.items() if name.startswith("audio.")}
-        assert isinstance(network, AudioVisualNet)
-        network.audio.load_state_dict(own)
 
     def card_fields(self, inputs: InputAdapter) -> dict[str, Any]:
         """Return more fields of model.json."""

@@ -16,10 +16,11 @@ from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS
 from moodreel.models.model_card import MODALITIES
 from moodreel.models.networks.audiovisual import AudioCNN, AudioVisualBatch, AudioVisualNet
 from moodreel.models.networks.resnet18 import INPUT_SIDE
+from moodreel.pipelines.clip_loader import MEL_STEPS
 from moodreel.pipelines.clip_sampler import FRAMES, window_starts
 from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.augmentation.modality_dropout import drop_modalities
-from moodreel.training.augmentation.spectrogram import WINDOW_FRAMES, MelAugmentation, augment_mel, crop_time
+from moodreel.training.augmentation.spectrogram import augment_mel, crop_time
 from moodreel.training.data.dataset import Dataset
 from moodreel.training.data.images import Images
 from moodreel.training.engine.schedule import Phase
@@ -123,10 +124,10 @@ class PairedInputs(AvInputs):
     def ablations(self) -> dict[str, InputAdapter]:
         """Return the examples with audio alone, and with video alone."""
         ablated: dict[str, InputAdapter] = {}
-        for missing, left in (("video", "audio"), ("audio", "video")):
+        for missing, modality in (("video", "audio"), ("audio", "video")):
             other = copy(self)
             other.missing = missing
-            ablated[left] = other
+            ablated[modality] = other
         return ablated
 
     def drop_modality(self, windows: AudioVisualBatch, rng: np.random.Generator | None) -> AudioVisualBatch:
@@ -147,7 +148,7 @@ class FaceInputs(AvInputs):
     unused = ("audio.",)
     faces: Images
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
         faces = np.stack([augment_face_square(self.faces[row], INPUT_SIDE, rng) for row in rows])[:, None]
         return AvBatch(single_modality(faces=torch.from_numpy(faces)))
@@ -161,16 +162,15 @@ class AudioInputs(AvInputs):
     unused = ("trunk.",)
     mels: Sequence[np.ndarray]
     durations: Sequence[float]
-    augmentation: MelAugmentation
 
     def mels_of(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return the spectrograms of some examples."""
         return [self.mels[row] for row in rows]
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
         if rng is not None:
-            mels = np.stack([augment_mel(self.mels[row], rng, self.augmentation) for row in rows])
+            mels = np.stack([augment_mel(self.mels[row], rng) for row in rows])
             return AvBatch(single_modality(mels=torch.from_numpy(mels)))
         windows = [self._windows(row) for row in rows]
         owners = torch.tensor([index for index, each in enumerate(windows) for _ in each])
@@ -251,9 +251,9 @@ class SyntheticPairs(PairedInputs):
         rows_of = np.split(np.arange(ends[-1]), ends[:-1])
         return torch.cat(features).clone(), [rows_of[index] for index in self._wanted]
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
-        batch: AvBatch = self.sounds.batch(rows, rng, phase)
+        batch: AvBatch = self.sounds.batch(rows, rng)
         features, pools = self._val_faces if rng is None else self._train_faces
         chosen = np.stack([self._choose(pools[self.truth[row]], int(row), rng) for row in rows])
         frames = features[torch.from_numpy(chosen)]
@@ -281,13 +281,12 @@ class ClipInputs(PairedInputs):
     """Clips, each with all its windows, None for a clip without face and voice; a random window is trained on."""
 
     clips: Sequence[AudioVisualBatch | None]
-    augmentation: MelAugmentation
 
     def mels_of(self, rows: np.ndarray) -> list[np.ndarray]:
         """Return the spectrograms of some examples."""
         return [clip.mels[clip.audio_mask].numpy() for clip in self.select(rows)]
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> AvBatch:
         """Return the inputs of some examples, augmented if there is an `rng`."""
         if rng is None:
             clips = self.select(rows)
@@ -304,11 +303,7 @@ class ClipInputs(PairedInputs):
         window = clip.select(torch.tensor([int(rng.integers(len(clip)))]))
         seed = int(rng.integers(2**31))  # the same augmentation for all frames
         faces = [augment_face_square(face, INPUT_SIDE, np.random.default_rng(seed)) for face in window.faces[0].numpy()]
-        mels = (
-            augment_mel(window.mels[0].numpy(), rng, self.augmentation)
-            if bool(window.audio_mask[0])
-            else window.mels[0]
-        )
+        mels = augment_mel(window.mels[0].numpy(), rng) if bool(window.audio_mask[0]) else window.mels[0]
         return replace(
             window, faces=torch.from_numpy(np.stack(faces))[None], mels=torch.as_tensor(mels, dtype=torch.float32)[None]
         )
@@ -323,7 +318,7 @@ def single_modality(*, faces: torch.Tensor | None = None, mels: torch.Tensor | N
     return AudioVisualBatch(
         faces=faces,
         face_mask=torch.full(faces.shape[:2], has_video),
-        mels=torch.zeros(len(faces), MEL_BANDS, WINDOW_FRAMES) if mels is None else mels,
+        mels=torch.zeros(len(faces), MEL_BANDS, MEL_STEPS) if mels is None else mels,
         audio_mask=torch.full((len(faces),), has_audio),
     )
 

@@ -1,4 +1,4 @@
-"""The single-label classification task: soft targets, class weights, mixup and label smoothing, for any network."""
+"""The single-label classification task: soft targets, mixup and label smoothing, for any network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -17,6 +17,8 @@ from moodreel.training.experiment.config import TrainConfig
 
 MAX_EVAL_EXAMPLES = 2000
 """Examples of either side that are evaluated during training: enough to see the trend."""
+_EVAL_BATCH = 256
+"""Examples at a time: bounds the memory of activations."""
 
 
 class InputAdapter(ABC):
@@ -39,7 +41,7 @@ class InputAdapter(ABC):
         """Move to the device what batches are made from there."""
 
     @abstractmethod
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> Any:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> Any:
         """Return the inputs of some examples, augmented if there is an `rng`. May run in another thread."""
 
     def ablations(self) -> "dict[str, InputAdapter]":
@@ -92,8 +94,6 @@ class ClassificationTask(Task):
         count = np.maximum(np.bincount(labels, minlength=targets.shape[1]), 1.0)
         power = config.class_balance_power
         self.sampling_weights = count[labels] ** -power if power else None
-        weights = np.sqrt(count.mean() / count) if config.class_weights else np.ones_like(count)
-        self.weights = torch.from_numpy(weights.astype(np.float32))
 
     def setup(self, device: torch.device) -> None:
         """Prepare the inputs for the device."""
@@ -109,7 +109,7 @@ class ClassificationTask(Task):
         config, weights = self.config, self.sampling_weights
         rows = self.train_rows[epoch_indices(step, len(self.train_rows), config.batch_size, config.seed, weights)]
         targets = self.targets[torch.from_numpy(rows)]
-        inputs = self.inputs.batch(rows, rng, phase)
+        inputs = self.inputs.batch(rows, rng)
         if config.mixup_alpha and rng.random() < config.mixup_prob:
             weight, order = float(rng.beta(config.mixup_alpha, config.mixup_alpha)), rng.permutation(len(rows))
             inputs = self.inputs.mixup(inputs, order, weight)
@@ -120,8 +120,7 @@ class ClassificationTask(Task):
         """Return the loss of a batch."""
         inputs, targets = batch
         logits = self.inputs.forward(self.network, inputs, phase).float()
-        device, smoothing = logits.device, self.config.label_smoothing
-        return F.cross_entropy(logits, targets.to(device), weight=self.weights.to(device), label_smoothing=smoothing)
+        return F.cross_entropy(logits, targets.to(logits.device), label_smoothing=self.config.label_smoothing)
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
         """Evaluate on the validation data."""
@@ -139,7 +138,6 @@ class ClassificationTask(Task):
         *,
         inputs: InputAdapter | None = None,
         phase: Phase | None = None,
-        batch_size: int = 256,
     ) -> torch.Tensor:
         """Return the logits (M, C), on the CPU, of examples without augmentation.
 
@@ -148,10 +146,9 @@ class ClassificationTask(Task):
             network: Another network than the task's.
             inputs: One of the ablations of the task's inputs.
             phase: The phase whose input size holds.
-            batch_size: Examples at a time.
         """
         network, inputs = network or self.network, inputs or self.inputs
-        parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // batch_size)))
+        parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // _EVAL_BATCH)))
         with torch.inference_mode():
             logits = [inputs.forward(network, inputs.batch(part, None), phase).float().cpu() for part in parts]
         return torch.cat(logits)

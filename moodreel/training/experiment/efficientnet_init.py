@@ -43,7 +43,8 @@ def load_pretrained(network: EfficientNetLiteNet, file: Path) -> None:
         DataInvalid: It holds another network.
     """
     weights = read_weights(file)
-    names = [name.removesuffix(".weight") for name in weights if name.endswith("conv.weight") or _is_outer(name)]
+    parts = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
+    names = [name for name in parts if name.endswith("conv") or name in _OUTER]
     pairs = list(_convolutions(network))
     try:
         with torch.no_grad():
@@ -53,10 +54,6 @@ def load_pretrained(network: EfficientNetLiteNet, file: Path) -> None:
                     getattr(norm, key).copy_(weights[f"{_batchnorm(name)}.{key}"])
     except (KeyError, RuntimeError, ValueError) as error:
         raise DataInvalid(f"{file} holds no EfficientNet-Lite0: {error}.") from error
-
-
-def _is_outer(name: str) -> bool:
-    return name.removesuffix(".weight") in _OUTER
 
 
 def _batchnorm(conv: str) -> str:

@@ -31,11 +31,17 @@ from moodreel.training.experiment.classification import InputAdapter
 from moodreel.training.experiment.efficientnet_init import load_pretrained
 from moodreel.training.export.model_folder import write_json
 
+LANDMARK_NOISE = 0.05
+"""Standard deviation of the noise on normalized landmarks in training, in centimeters. Networks that read raw landmarks
+or crops do not see it."""
+DROPPED_FRAMES = 0.1
+"""The fraction of a track's frames that lose their face in training."""
+
 
 class CropInputs(InputAdapter):
     """Aligned crops, uint8 (N, 48, 48) or (N, 96, 96, 3), for a `MultiHeadFaceNet` with one head."""
 
-    def __init__(self, crops: np.ndarray, *, clean_prob: float = 0.3) -> None:
+    def __init__(self, crops: np.ndarray, *, clean_prob: float) -> None:
         self.crops, self.clean_prob = torch.from_numpy(crops), clean_prob
 
     def setup(self, device: torch.device) -> None:
@@ -43,7 +49,7 @@ class CropInputs(InputAdapter):
         if self.crops.ndim == 3:
             self.crops = self.crops.to(device)
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
         """Return the inputs of some examples, augmented if there is an `rng`."""
         crops = self.crops[torch.from_numpy(rows)]
         return crops if rng is None else augment_crops(crops, rng, clean_prob=self.clean_prob)
@@ -67,7 +73,7 @@ class PortraitInputs(CropInputs):
     def setup(self, device: torch.device) -> None:
         """Leave the images where they are: they are augmented on the CPU."""
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> torch.Tensor:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
         """Return the inputs of some examples, augmented if there is an `rng`."""
         return torch.from_numpy(np.stack([augment_face_square(self.portraits[row], self.side, rng) for row in rows]))
 
@@ -77,21 +83,14 @@ class TrackInputs(InputAdapter):
 
     Attributes:
         tracks: N tracks, with None for frames without a face.
-        noise: Standard deviation of the noise on normalized landmarks, in centimeters. Networks that read raw
-            landmarks or crops do not see it.
-        drop_frames: The fraction of frames that lose their face in training.
     """
 
     supports_mixup = False  # two people's faces over time have no mean
 
-    def __init__(
-        self, tracks: Sequence[Sequence[FaceFeatures | None]], *, noise: float = 0.05, drop_frames: float = 0.1
-    ) -> None:
-        self.tracks, self.noise, self.drop_frames = tracks, noise, drop_frames
+    def __init__(self, tracks: Sequence[Sequence[FaceFeatures | None]]) -> None:
+        self.tracks = tracks
 
-    def batch(
-        self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None
-    ) -> list[list[FaceFeatures | None]]:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> list[list[FaceFeatures | None]]:
         """Return the inputs of some examples, augmented if there is an `rng`."""
         chosen = [list(self.tracks[row]) for row in rows]
         return chosen if rng is None else [self._augment(track, rng) for track in chosen]
@@ -103,7 +102,7 @@ class TrackInputs(InputAdapter):
         part = track[start : start + length]
         part = part if any(part) else track
         faces = [i for i, face in enumerate(part) if face is not None]
-        dropped = set(rng.permutation(faces)[: int(self.drop_frames * len(faces) * 2 * rng.random())].tolist())
+        dropped = set(rng.permutation(faces)[: int(DROPPED_FRAMES * len(faces) * 2 * rng.random())].tolist())
         seed = int(rng.integers(2**31))
         return [None if i in dropped or face is None else self._jitter(face, rng, seed) for i, face in enumerate(part)]
 
@@ -111,7 +110,7 @@ class TrackInputs(InputAdapter):
         return replace(
             face,
             normalized_landmarks=face.normalized_landmarks
-            + rng.normal(0, self.noise, face.normalized_landmarks.shape).astype(np.float32),
+            + rng.normal(0, LANDMARK_NOISE, face.normalized_landmarks.shape).astype(np.float32),
             crop=augment_crop(face.crop, np.random.default_rng(seed)),
         )
 
@@ -148,12 +147,13 @@ class CropAdapter(FaceAdapter):
         """Load the examples of a data set."""
         images, clean_prob = ImageSequence(data.examples), request.config.clean_prob
         kind = ARCHITECTURES[self.name].crop_kind
-        faces, landmarks = request.context.extract_faces(images, landmarks=kind is not CropKind.GRAY)
-        if landmarks is not None:
-            crops = np.stack([crop_image(images[row], own, kind) for row, own in enumerate(landmarks)])
-            return CropInputs(crops, clean_prob=clean_prob), faces.found
-        # Where no face is found the crop is the whole image: good enough to train on.
-        return CropInputs(faces.crops, clean_prob=clean_prob), np.ones(len(data.examples), bool)
+        if kind is CropKind.GRAY:
+            # Where no face is found the crop is the whole image: good enough to train on.
+            crops = request.context.extract_faces(images).crops
+            return CropInputs(crops, clean_prob=clean_prob), np.ones(len(data.examples), bool)
+        faces, landmarks = request.context.extract_landmarks(images)
+        crops = np.stack([crop_image(images[row], own, kind) for row, own in enumerate(landmarks)])
+        return CropInputs(crops, clean_prob=clean_prob), faces.found
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
         """Build a network with its initial weights, or with ImageNet's where it takes them."""
@@ -182,11 +182,12 @@ class TrackAdapter(FaceAdapter):
         if data.media == CLIPS:
             tracks = load_tracks(data.examples, request.context)
             return TrackInputs([track or [] for track in tracks]), np.array([track is not None for track in tracks])
-        faces, landmarks = request.context.extract_faces(ImageSequence(data.examples), landmarks=self._landmarks)
-        track_faces = [single_frame(faces, row) for row in range(len(data.examples))]
-        if landmarks is not None:
-            track_faces = [replace(face, landmarks=own) for face, own in zip(track_faces, landmarks, strict=True)]
-        return TrackInputs([[face] for face in track_faces]), faces.found
+        images, landmarks = ImageSequence(data.examples), None
+        if self._landmarks:
+            faces, landmarks = request.context.extract_landmarks(images)
+        else:
+            faces = request.context.extract_faces(images)
+        return TrackInputs([[single_frame(faces, row, landmarks)] for row in range(len(images))]), faces.found
 
 
 class PortraitAdapter(ArchitectureAdapter):

@@ -37,7 +37,6 @@ class RunRequest(Generic[TaskOptions]):
         context: Models, cache and workers.
         device: A torch device.
         resume: Whether to go on from the checkpoints in `out`.
-        save: Whether to write checkpoints and metrics into `out`.
         wandb: Project of Weights & Biases, or "".
         command: The command that repeats the run, for the model card.
     """
@@ -52,7 +51,6 @@ class RunRequest(Generic[TaskOptions]):
     context: DataContext
     device: str = "cpu"
     resume: bool = False
-    save: bool = True
     wandb: str = ""
     command: str = ""
 
@@ -67,7 +65,7 @@ class RunRequest(Generic[TaskOptions]):
     ) -> TrainingHistory:
         """Train a network, with checkpoints in `out` or in `folder`. metadata: more for the checkpoint to state."""
         stated = {"architecture": self.architecture, "arguments": self.model, "recipe": self.record(), **metadata}
-        where = (folder or self.out) if self.save else None
+        where = folder or self.out
         return trainer.fit(task, phases, trainer_config, where, resume=self.resume, metadata=stated, wandb=self.wandb)
 
     def model_fields(

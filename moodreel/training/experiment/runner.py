@@ -15,7 +15,6 @@ from moodreel.errors import DataInvalid
 from moodreel.training.data.dataset import Dataset, pair_with_faces
 from moodreel.training.data.registry import OWNER_LICENSE, open_dataset
 from moodreel.training.data.splits import Split, folds, split
-from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
@@ -157,8 +156,8 @@ class Experiment:
             held_out=self._measure_served(task, parts.held_out, temperature),
             train=self._measure_served(task, np.sort(sample), temperature),
             ablations={
-                left: self._metrics(logits / modality_temperatures[left], rows)
-                for left, logits in self._ablate(task, rows).items()
+                modality: self._metrics(logits / modality_temperatures[modality], rows)
+                for modality, logits in self._ablate(task, rows).items()
             },
         )
 
@@ -169,11 +168,13 @@ class Experiment:
             data.examples, request.options.folds, by=request.config.split_by or "person", seed=request.config.seed
         )
         logits = torch.zeros(len(data.examples), len(data.labels))
-        ablated = {left: torch.zeros_like(logits) for left in self.inputs.ablations()}
+        ablated = {modality: torch.zeros_like(logits) for modality in self.inputs.ablations()}
         results = [self._run_fold(number, part, logits, ablated) for number, part in enumerate(parts, start=1)]
         rows = np.flatnonzero(self.usable)
         temperature = self._temperature(logits[rows], rows)
-        modality_temperatures = self._modality_temperatures({left: z[rows] for left, z in ablated.items()}, rows)
+        modality_temperatures = self._modality_temperatures(
+            {modality: z[rows] for modality, z in ablated.items()}, rows
+        )
         task = self._train(rows, rows, request.out)
         self._write_model(task.network, temperature, modality_temperatures)
         reason = f"{len(parts)} folds, each held out in turn. {parts[0].reason}"
@@ -184,7 +185,8 @@ class Experiment:
             train=max((result.train_metrics for result in results), key=lambda metrics: metrics.accuracy),
             folds=tuple(results),
             ablations={
-                left: self._metrics(given[rows] / modality_temperatures[left], rows) for left, given in ablated.items()
+                modality: self._metrics(given[rows] / modality_temperatures[modality], rows)
+                for modality, given in ablated.items()
             },
         )
 
@@ -196,13 +198,13 @@ class Experiment:
         logger.info("Fold %d: %s", number, part.reason)
         task = self._train(train_rows, test_rows, self.request.out / f"fold-{number}")
         logits[test_rows] = task.predict_logits(test_rows)
-        for left, given in self._ablate(task, test_rows).items():
-            ablated[left][test_rows] = given
+        for modality, given in self._ablate(task, test_rows).items():
+            ablated[modality][test_rows] = given
         metrics = self._metrics(logits[test_rows], test_rows)
         logger.info("Fold %d: UAR %.4f, accuracy %.4f", number, metrics.balanced_accuracy, metrics.accuracy)
         people = tuple(sorted({str(self.data.examples[row].person) for row in test_rows}))
-        left_alone = {left: self._metrics(given[test_rows], test_rows) for left, given in ablated.items()}
-        return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people, left_alone)
+        alone = {modality: self._metrics(given[test_rows], test_rows) for modality, given in ablated.items()}
+        return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people, alone)
 
     def _train(self, train_rows: np.ndarray, val_rows: np.ndarray, folder: Path) -> ClassificationTask:
         request, data, adapter = self.request, self.data, self.adapter
@@ -213,10 +215,6 @@ class Experiment:
         targets = data.targets if data.targets is not None else np.eye(len(data.labels), dtype=np.float32)[data.truth]
         task = ClassificationTask(network, self.inputs, targets, train_rows, val_rows, config)
         self.inputs.init_statistics(network, train_rows)
-        stated = {"data": data.name, "examples": {"train": len(train_rows), "val": len(val_rows)}}
-        if options.audio_checkpoint:
-            checkpoint = options.audio_checkpoint / folder.relative_to(request.out) / CHECKPOINT
-            adapter.warm_start_audio(network, checkpoint, request, stated)
         steps = max(1, task.steps_per_epoch() // config.grad_accumulation)
         request.fit(
             task,
@@ -225,7 +223,8 @@ class Experiment:
             folder=folder,
             arguments=adapter.arguments(request.model),
             labels=data.labels,
-            **stated,
+            data=data.name,
+            examples={"train": len(train_rows), "val": len(val_rows)},
         )
         return task
 
@@ -255,7 +254,9 @@ class Experiment:
             temperature=temperature,
         )
         if modality_temperatures:
-            values["modality_temperatures"] = {left: round(value, 4) for left, value in modality_temperatures.items()}
+            values["modality_temperatures"] = {
+                modality: round(value, 4) for modality, value in modality_temperatures.items()
+            }
         values |= {**adapter.card_fields(self.inputs), "recipe": request.record()}
         license = OWNER_LICENSE if data.license == OWNER_LICENSE else OUR_LICENSE
         if not data.commercial:
@@ -275,10 +276,12 @@ class Experiment:
 
     def _ablate(self, task: ClassificationTask, rows: np.ndarray) -> dict[str, torch.Tensor]:
         """Return the logits (N, C) of some examples with one modality alone, by its name."""
-        return {left: task.predict_logits(rows, inputs=inputs) for left, inputs in self.inputs.ablations().items()}
+        return {
+            modality: task.predict_logits(rows, inputs=inputs) for modality, inputs in self.inputs.ablations().items()
+        }
 
     def _modality_temperatures(self, ablated: Mapping[str, torch.Tensor], rows: np.ndarray) -> dict[str, float]:
-        return {left: self._temperature(logits, rows) for left, logits in ablated.items()}
+        return {modality: self._temperature(logits, rows) for modality, logits in ablated.items()}
 
     def _temperature(self, logits: torch.Tensor, rows: np.ndarray) -> float:
         return fit_temperature(logits, torch.from_numpy(self.data.truth[rows]))
@@ -308,7 +311,6 @@ def training_phases(
     common: dict[str, Any] = {
         "lr": config.lr,
         "schedule": config.schedule,
-        "restart_steps": config.restart_epochs * steps_per_epoch,
         "weight_decay": config.weight_decay,
         "decay_fraction": config.decay_fraction,
     }

@@ -12,7 +12,6 @@ from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.networks.audiovisual import AudioVisualNet
 from moodreel.models.networks.whisper import WIDTH, WhisperVoice
 from moodreel.pipelines.clip_sampler import SECONDS, window_starts
-from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.audiovisual_inputs import AvBatch, AvInputs, single_modality
 
 
@@ -56,7 +55,7 @@ class WhisperInputs(AvInputs):
             pooled = voice.pool(torch.from_numpy(windows).to(voice.mean.device))
         return pooled.cpu().clone()
 
-    def batch(self, rows: np.ndarray, rng: np.random.Generator | None, phase: Phase | None = None) -> AvBatch:
+    def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> AvBatch:
         """Return the windows of some examples; with an `rng` one of each."""
         drawn = None if rng is None else self._first[rows] + rng.integers(self._counts[rows])
         voices = self._voices[self._windows(rows) if drawn is None else drawn]

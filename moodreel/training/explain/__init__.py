@@ -1,0 +1,1 @@
+"""Show which regions of a face a prediction comes from."""

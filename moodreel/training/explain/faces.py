@@ -87,8 +87,7 @@ def faces_of_dataset(spec: str, context: DataContext, kind: CropKind, *, count: 
     rows = np.sort(np.random.default_rng(context.seed).permutation(data.split().held_out)[:count])
     examples = [data.examples[row] for row in rows]
     images = ImageSequence(examples)
-    faces, landmarks = context.extract_faces(images, landmarks=True)
-    assert landmarks is not None
+    faces, landmarks = context.extract_landmarks(images)
     squares, _ = load_face_crops(examples, context) if kind is CropKind.SQUARE else (images, None)
     explained = []
     for number, (row, example) in enumerate(zip(rows.tolist(), examples, strict=True)):

@@ -1,6 +1,6 @@
 """Render heat maps over faces, with the label, its probability and a legend."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -42,47 +42,32 @@ class AttributionMap:
     truth: str | None = None
 
 
-def overlay(face: np.ndarray, heat: np.ndarray, *, side: int = SIDE) -> np.ndarray:
-    """Draw heat (H, W), 0 to 1, over a gray or RGB face: RGB uint8 (side, side, 3)."""
-    resized = np.asarray(_resized(face, side), np.float32)
-    large_heat = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((side, side), Image.Resampling.BICUBIC))
+def overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Draw heat (H, W), 0 to 1, over a gray or RGB face: RGB uint8 (SIDE, SIDE, 3)."""
+    resized = np.asarray(_resized(face), np.float32)
+    large_heat = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     return _blend(resized, large_heat.clip(0, 1))
 
 
-def draw_attribution(attribution: AttributionMap, *, side: int = SIDE) -> np.ndarray:
-    """Draw one face beside its heat map, with label and legend: RGB."""
-    return draw_sheet({"": [attribution]}, side=side)
-
-
-def draw_sheet(models: Mapping[str, Sequence[AttributionMap]], *, side: int = SIDE) -> np.ndarray:
-    """Draw a row for each face: the face itself, then its heat map of each model: RGB.
-
-    Args:
-        models: The maps of each model, by its name; all of the same faces, in the same order.
-        side: Pixels a side of a face.
-    """
-    rows = max(len(maps) for maps in models.values())
-    head = _LINE if any(models) else 0
-    width = _GAP + (side + _GAP) * (1 + len(models))
-    height = head + _GAP + (side + _LINE + _GAP) * rows + _LINE + _GAP
-    sheet = Image.new("RGB", (max(width, 2 * side + 3 * _GAP), height), "white")
+def draw_sheet(maps: Sequence[AttributionMap], model: str = "") -> np.ndarray:
+    """Draw each face beside its heat map, with labels and a legend, under the name of the model: RGB."""
+    head, left = _LINE if model else 0, SIDE + 2 * _GAP
+    height = head + _GAP + (SIDE + _LINE + _GAP) * len(maps) + _LINE + _GAP
+    sheet = Image.new("RGB", (left + SIDE + _GAP, height), "white")
     canvas = ImageDraw.Draw(sheet)
-    for column, (name, maps) in enumerate(models.items(), start=1):
-        left = _GAP + column * (side + _GAP)
-        _write(canvas, (left, _GAP), name, side)
-        for row, each in enumerate(maps):
-            top = head + _GAP + row * (side + _LINE + _GAP)
-            if column == 1:
-                sheet.paste(_resized(each.face, side), (_GAP, top))
-                _write(canvas, (_GAP, top + side + 4), f"true: {each.truth}" if each.truth else "", side)
-            sheet.paste(Image.fromarray(overlay(each.face, each.heat, side=side)), (left, top))
-            _draw_label(canvas, (left, top + side + 4), each, side)
+    _write(canvas, (left, _GAP), model)
+    for row, each in enumerate(maps):
+        top = head + _GAP + row * (SIDE + _LINE + _GAP)
+        sheet.paste(_resized(each.face), (_GAP, top))
+        _write(canvas, (_GAP, top + SIDE + 4), f"true: {each.truth}" if each.truth else "")
+        sheet.paste(Image.fromarray(overlay(each.face, each.heat)), (left, top))
+        _draw_label(canvas, (left, top + SIDE + 4), each)
     _draw_legend(sheet, canvas, height - _LINE - _GAP // 2)
     return np.asarray(sheet)
 
 
-def _resized(face: np.ndarray, side: int) -> Image.Image:
-    return Image.fromarray(face).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+def _resized(face: np.ndarray) -> Image.Image:
+    return Image.fromarray(face).convert("RGB").resize((SIDE, SIDE), Image.Resampling.BICUBIC)
 
 
 def _blend(background: np.ndarray, heat: np.ndarray) -> np.ndarray:
@@ -102,16 +87,16 @@ def _shortened(text: str, width: float) -> str:
     return text
 
 
-def _write(canvas: ImageDraw.ImageDraw, at: tuple[int, int], text: str, width: int) -> None:
-    canvas.text(at, _shortened(text, width), font=_font(), fill=DARK_TEXT)
+def _write(canvas: ImageDraw.ImageDraw, at: tuple[int, int], text: str) -> None:
+    canvas.text(at, _shortened(text, SIDE), font=_font(), fill=DARK_TEXT)
 
 
-def _draw_label(canvas: ImageDraw.ImageDraw, at: tuple[int, int], attribution: AttributionMap, width: int) -> None:
+def _draw_label(canvas: ImageDraw.ImageDraw, at: tuple[int, int], attribution: AttributionMap) -> None:
     color, truth = color_of(attribution.label), attribution.truth
     text = f"{attribution.label} {attribution.probability:.0%}"
     if truth and truth.lower() != attribution.label.lower():
         text += f", not {truth}"
-    text = _shortened(text, width - 2 * _GAP)
+    text = _shortened(text, SIDE - 2 * _GAP)
     x, y = at
     box = x, y, x + _font().getlength(text) + 2 * _GAP, y + _LINE - 4
     canvas.rounded_rectangle(box, radius=5, fill=color)

@@ -1,0 +1,1 @@
+"""Write a model's folder: weights of any data type, model.json and CARD.md."""

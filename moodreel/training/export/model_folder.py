@@ -22,15 +22,19 @@ def write_folder(out: Path, state: dict[str, torch.Tensor], fields: dict[str, An
         licence: License of the weights, under the key that model.json has for it.
     """
     out.mkdir(parents=True, exist_ok=True)
-    # Written beside and then moved: weights that a process has mapped into memory must not change.
-    made = out / f"{WEIGHTS_FILE}.new"
-    safetensors.torch.save_file(state, made)
-    # safetensors writes for the owner alone; a service seldom runs as the user who trained.
-    made.chmod(0o644)
-    made.replace(out / WEIGHTS_FILE)
+    save_weights(out / WEIGHTS_FILE, state)
     recipe = {"recipe": fields.pop("recipe")}
     stated = {"data": data, "licence": licence, "sha256": file_sha256(out / WEIGHTS_FILE)}
     write_json(out, {"name": out.name, "version": "1", **fields, **stated, **recipe})
+
+
+def save_weights(file: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write weights beside a file, and move them there: what a process has mapped into memory must not change."""
+    made = file.with_name(f"{file.name}.new")
+    safetensors.torch.save_file(state, made, metadata)
+    # safetensors writes for the owner alone; a service seldom runs as the user who trained.
+    made.chmod(0o644)
+    made.replace(file)
 
 
 def evaluation_command(name: str, data: str) -> str:

@@ -2,22 +2,20 @@
 
 import json
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 
-from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.checkpoint import file_sha256, read_weights
 from moodreel.models.huggingface import image
 from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, dequantize
 from moodreel.models.registry import CARD_FILE, find_weights
 from moodreel.training.export.model_card import render
-from moodreel.training.export.model_folder import write_json
+from moodreel.training.export.model_folder import save_weights, write_json
 
 Predict = Callable[[Path], np.ndarray]
 """Returns a folder's calibrated probabilities (N, C) of some examples, in the order of its labels."""
@@ -68,54 +66,35 @@ class QuantizationReport:
 
 
 def quantize_model(
-    source: Path,
-    out: Path,
-    weights: str,
-    predict: Predict,
-    truth: Sequence[int] | np.ndarray,
-    *,
-    data: str,
-    overwrite: bool = False,
+    source: Path, out: Path, weights: str, predict: Predict, truth: np.ndarray, *, data: str
 ) -> QuantizationReport:
     """Write a model's folder with weights of another data type, and report the change in model.json and CARD.md.
 
     Args:
         source: The model's folder.
-        out: Another folder, new or empty; its name is the new model's.
+        out: Another folder; its name is the new model's.
         weights: One of `PRECISIONS`.
         predict: Predicts the examples.
         truth: int (N,), their labels.
         data: A description of the examples.
-        overwrite: Whether `out` may hold files.
 
     Raises:
-        ModelInvalid: The source is no model's folder.
-        DataInvalid: `weights` or `out` does not fit.
+        ModelInvalid: The source has no weights that can be read.
     """
-    _check_arguments(source, out, weights, overwrite=overwrite)
     before, file = predict(source), find_weights(source)
     convert_weights(source, out, weights)
     after = predict(out)
     report = QuantizationReport(
         data=data,
         examples=len(truth),
-        before=_measure(before, np.asarray(truth), precision_of(file), file.stat().st_size),
-        after=_measure(after, np.asarray(truth), weights, find_weights(out).stat().st_size),
+        before=_measure(before, truth, precision_of(file), file.stat().st_size),
+        after=_measure(after, truth, weights, find_weights(out).stat().st_size),
         changed=int((before.argmax(axis=1) != after.argmax(axis=1)).sum()),
         max_change=float(np.abs(before - after).max()),
         mean_change=float(np.abs(before - after).mean()),
     )
     _write_report(source, out, report)
     return report
-
-
-def _check_arguments(source: Path, out: Path, weights: str, *, overwrite: bool) -> None:
-    if weights not in PRECISIONS:
-        raise DataInvalid(f"--weights is one of {', '.join(PRECISIONS)}, not {weights!r}.")
-    if not source.is_dir():
-        raise ModelInvalid(f"{source.name!r} is no folder; name the folder of a model, with a model.json in it.")
-    if out.exists() and any(out.iterdir()) and (not overwrite or out.resolve() == source.resolve()):
-        raise DataInvalid(f"{out} holds files already; name a new or empty folder.")
 
 
 def convert_weights(source: Path, out: Path, weights: str) -> None:
@@ -126,9 +105,7 @@ def convert_weights(source: Path, out: Path, weights: str) -> None:
     state = PRECISIONS[weights](full)
     out.mkdir(parents=True, exist_ok=True)
     target = out / file.with_suffix(".safetensors").name
-    safetensors.torch.save_file(state, target, metadata={"format": "pt"})
-    # safetensors writes for the owner alone; a service seldom runs as the user who trained.
-    target.chmod(0o644)
+    save_weights(target, state, {"format": "pt"})
     for name in _OTHER_FILES:
         if (source / name).is_file():
             shutil.copyfile(source / name, out / name)
@@ -157,10 +134,8 @@ def _measure(probabilities: np.ndarray, truth: np.ndarray, precision: str, size:
 
 
 def _card_of(folder: Path) -> dict[str, Any]:
-    try:
-        return json.loads((folder / CARD_FILE).read_text(encoding="utf-8")) if (folder / CARD_FILE).is_file() else {}
-    except ValueError as error:
-        raise ModelInvalid(f"The {CARD_FILE} of {folder.name!r} is no JSON that can be read; restore it.") from error
+    file = folder / CARD_FILE
+    return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
 def _write_report(source: Path, out: Path, report: QuantizationReport) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features, summary
+from moodreel.training.baselines.audio_logreg import cross_validate_baseline, extract_features, summarize
 from moodreel.training.experiment.options import Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 
@@ -31,6 +31,6 @@ class AudioBaselineRecipe(Recipe):
             folds = cross_validate_baseline(
                 data, extract_features(data), request.options.folds, seed=request.config.seed
             )
-            return f"{data.name}: {len(data.examples)} recordings. {data.license}.\n{summary(folds)}"
+            return f"{data.name}: {len(data.examples)} recordings. {data.license}.\n{summarize(folds)}"
 
         return run

@@ -8,29 +8,42 @@
 
 import logging
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 from moodreel.emotions import FIVE
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.training.augmentation.pseudo_sequences import PseudoSequenceGenerator, SequenceBatch, fit_deformation
 from moodreel.training.data.face_cache import FaceTable, augment_still, hflip, identity
 from moodreel.training.engine.schedule import Phase
+from moodreel.training.engine.task import Task
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
-from moodreel.training.experiment.options import option
+from moodreel.training.experiment.options import Options, option
 from moodreel.training.experiment.recipe import RunRequest
-from moodreel.training.recipes.face_recipe import FaceRecipe, TrainedModel, find_faces, read_train_split
-from moodreel.training.recipes.temporal_task import FACES, TIME, SequenceOptions, TwoStageTask, sequence_log_prior
+from moodreel.training.recipes.face_recipe import FaceRecipe, TrainedModel, read_train_split
 
 logger = logging.getLogger(__name__)
 
+FACES, TIME = "faces", "time"
+"""The phases."""
+
 
 @dataclass(frozen=True)
-class CompactEmotiMeshOptions(SequenceOptions):
+class CompactEmotiMeshOptions(Options):
     """Options of the compact EmotiMesh-Net's recipe beside the shared ones."""
 
+    fer2013_weight: float = option(
+        0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]", old="fer2013"
+    )
+    tau: float = option(0.5, "strength of the logit adjustment for the label frequencies", "[0, 1]")
+    sequence_steps: int = option(1000, "weight updates on pseudo-sequences", "[1, inf)", old="time-steps")
+    sequence_batch_size: int = option(128, "pseudo-sequences in a batch", "[1, inf)", old="time-batch")
+    sequence_lr: float = option(3e-3, "the highest learning rate on pseudo-sequences", "(0, inf)", old="time-rate")
+    calibration_clips: int = option(2000, "pseudo-sequences to fit the temperature on", "[1, inf)")
     mixup_max: float = option(0.3, "each face is mixed with up to this fraction of another one", "[0, 1]", old="mix")
 
 
@@ -47,8 +60,9 @@ class CompactEmotiMeshRecipe(FaceRecipe):
         torch.manual_seed(config.seed)
         rng = np.random.default_rng(config.seed)
         split = read_train_split(request, fer2013_weight=options.fer2013_weight)
-        tables = [find_faces(request, split.images.images, change) for change in (identity, hflip, augment_still)]
-        faces = [select(table, split.train) for table in tables]
+        changes, images = (identity, hflip, augment_still), split.images.images
+        tables = [request.context.extract_faces(images, change) for change in changes]
+        faces = [table.select(split.train) for table in tables]
         deformation = fit_deformation(faces[0])
         network, task = _build(request, faces, split.images.targets[split.train], rng)
         steps = max(1, config.epochs * len(task.inputs) // task.faces_in_batch)
@@ -60,7 +74,7 @@ class CompactEmotiMeshRecipe(FaceRecipe):
         request.fit(task, phases, trainer_config, labels=FIVE, faces=len(task.inputs))
 
         rows = split.held_out & (split.images.truth >= 0) & tables[0].found
-        truth, held_out = split.images.truth[rows], select(tables[0], rows)
+        truth, held_out = split.images.truth[rows], tables[0].select(rows)
         generator = PseudoSequenceGenerator(held_out, np.eye(len(FIVE), dtype=np.float32)[truth], deformation)
         clips = generator.generate(options.calibration_clips, rng)
         with torch.inference_mode():
@@ -80,6 +94,51 @@ class CompactEmotiMeshRecipe(FaceRecipe):
         return TrainedModel(network, fields, {"train_found": float(tables[0].found.mean())})
 
 
+@dataclass(eq=False)
+class TwoStageTask(Task):
+    """Train the encoder on single faces, then the temporal pooling on pseudo-sequences, generated anew for each step.
+
+    Attributes:
+        network: Has an encoder, a head for single frames and a temporal pooling.
+        inputs: float32 (N, 1486), landmarks and blendshapes of single faces.
+        targets: float32 (N, 5).
+        face_log_prior: (5,), is added to the logits of single faces (logit adjustment, Menon et al. 2021).
+        faces_in_batch: Faces in a batch.
+        mixup_max: Each face is mixed with up to this fraction of another one.
+        generator: Of the pseudo-sequences.
+        sequences_in_batch: Pseudo-sequences in a batch.
+        sequence_log_prior: As `face_log_prior`, of sequences.
+    """
+
+    network: CompactEmotiMeshNet
+    inputs: torch.Tensor
+    targets: torch.Tensor
+    face_log_prior: torch.Tensor
+    faces_in_batch: int
+    mixup_max: float
+    generator: PseudoSequenceGenerator
+    sequences_in_batch: int
+    sequence_log_prior: torch.Tensor
+
+    def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
+        """Return a batch."""
+        if phase.name == TIME:
+            return self.generator.generate(self.sequences_in_batch, rng)
+        rows, other = torch.from_numpy(rng.integers(len(self.inputs), size=(2, self.faces_in_batch)))
+        weight = self.mixup_max * torch.from_numpy(rng.random((self.faces_in_batch, 1), np.float32))
+        return tuple(torch.lerp(values[rows], values[other], weight) for values in (self.inputs, self.targets))
+
+    def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
+        """Return the loss of a batch."""
+        device = self.network.mean.device
+        if phase.name == TIME:
+            logits, targets = sequence_logits(self.network, batch), torch.from_numpy(batch.targets).to(device)
+            return F.cross_entropy(logits + self.sequence_log_prior.to(device), targets)
+        inputs, targets = (tensor.to(device) for tensor in batch)
+        logits = self.network.moment(self.network.encode(inputs))
+        return F.cross_entropy(logits + self.face_log_prior.to(device), targets)
+
+
 def _build(
     request: RunRequest[CompactEmotiMeshOptions], faces: list[FaceTable], targets: np.ndarray, rng: np.random.Generator
 ) -> tuple[CompactEmotiMeshNet, TwoStageTask]:
@@ -96,17 +155,24 @@ def _build(
     generator = PseudoSequenceGenerator(both, np.concatenate([targets] * 2), fit_deformation(faces[0]))
     task = TwoStageTask(
         network,
-        sequence_logits,
-        generator,
-        options.sequence_batch_size,
-        sequence_log_prior(generator, options.sequence_batch_size, options.tau, rng),
         inputs,
         face_targets,
         face_log_prior=options.tau * face_targets.mean(dim=0).clamp_min(1e-6).log(),
         faces_in_batch=min(request.config.batch_size, len(inputs)),
         mixup_max=options.mixup_max,
+        generator=generator,
+        sequences_in_batch=options.sequence_batch_size,
+        sequence_log_prior=_sequence_log_prior(generator, options, rng),
     )
     return network, task
+
+
+def _sequence_log_prior(
+    generator: PseudoSequenceGenerator, options: CompactEmotiMeshOptions, rng: np.random.Generator
+) -> torch.Tensor:
+    """Return tau times the log frequency of each label in pseudo-sequences."""
+    targets = np.concatenate([generator.generate(options.sequence_batch_size, rng).targets for _ in range(8)])
+    return options.tau * torch.from_numpy(targets).mean(dim=0).clamp_min(1e-6).log()
 
 
 def sequence_logits(network: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
@@ -118,11 +184,6 @@ def sequence_logits(network: CompactEmotiMeshNet, clips: SequenceBatch) -> torch
     embeddings[mask.to(device)] = faces
     logits, _ = network.temporal_pool(embeddings, mask.to(device), torch.from_numpy(clips.lengths).to(device))
     return logits
-
-
-def select(faces: FaceTable, rows: np.ndarray) -> FaceTable:
-    """Return some faces of a table."""
-    return FaceTable(**{name: array[rows] for name, array in vars(faces).items()})
 
 
 def flatten(faces: FaceTable) -> np.ndarray:

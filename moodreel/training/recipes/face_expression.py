@@ -26,10 +26,10 @@ from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.registry import CARD_FILE
 from moodreel.training.data.face_cache import crop_image
-from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.data.registry import open_dataset
+from moodreel.training.data.splits import holdout_mask
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import fit_temperature
@@ -41,7 +41,6 @@ from moodreel.training.recipes.face_recipe import (
     MUXSPACE,
     FaceRecipe,
     TrainedModel,
-    find_landmarks,
     read_train_split,
 )
 from moodreel.training.recipes.multi_head_task import (
@@ -205,7 +204,7 @@ def _read_sources(request: RunRequest[MultiHeadOptions]) -> list[Source]:
 def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> Source:
     split, fer2013 = (read_train_split(request, SEVEN, fer2013_weight=weight) for weight in (0, 1))
     images = split.images.images
-    faces, landmarks = find_landmarks(request, images)
+    faces, landmarks = request.context.extract_landmarks(images)
     targets = np.zeros((len(images), len(HEADS), len(SEVEN)), np.float32)
     # A single vote of ten is noise.
     votes = np.where(split.images.targets < 0.15, 0, split.images.targets)
@@ -224,7 +223,7 @@ def _single_head(
     share: float,
 ) -> Source:
     """Return a source whose labels are for the head of its own name."""
-    faces, landmarks = find_landmarks(request, images)
+    faces, landmarks = request.context.extract_landmarks(images)
     targets = np.zeros((len(truth), len(HEADS), len(SEVEN)), np.float32)
     targets[:, HEADS.index(name)] = np.where(truth[:, None] >= 0, np.eye(len(SEVEN), dtype=np.float32)[truth], 0)
     usable = faces.found & (truth >= 0)

@@ -15,14 +15,12 @@ from moodreel.faces.features import CropKind
 from moodreel.models.face_registry import load_face_model
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.augmentation.pseudo_sequences import VISEMES, SequenceKind
-from moodreel.training.data.face_cache import FaceTable, extract_faces, extract_landmarks, identity
-from moodreel.training.data.ferplus import LabeledImages, holdout_mask, read_split
-from moodreel.training.data.images import Images
+from moodreel.training.data.ferplus import LabeledImages, read_split
 from moodreel.training.data.muxspace import FILE as MUXSPACE_FILE
-from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate
+from moodreel.training.data.splits import holdout_mask
+from moodreel.training.evaluation.evaluate import FaceEvaluation, evaluate, summarize
 from moodreel.training.evaluation.metrics import ClassificationMetrics
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics
-from moodreel.training.evaluation.summary import summarize
 from moodreel.training.experiment.options import Options
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import megabytes, metric_entries, write_card
@@ -122,10 +120,8 @@ class FaceRecipe(Recipe):
         data = trained.data or "; ".join(DATA[name] for name in request.data)
         write_folder(out, state, values, data=data, licence=trained.licence)
         model = load_face_model(out)
-        context = request.context
-        measure = partial(evaluate, model, landmarker=context.landmarker, cache=context.cache, workers=context.workers)
-        report = measure(request.data[FERPLUS])
-        other = measure(request.data[MUXSPACE]) if MUXSPACE in request.data else None
+        report = evaluate(model, request.data[FERPLUS], request.context)
+        other = evaluate(model, request.data[MUXSPACE], request.context) if MUXSPACE in request.data else None
         command = evaluation_command(out.name, FERPLUS)
         metrics = _entries("FER+ valid.npz, majority over half", report, command)
         write_card(
@@ -156,26 +152,6 @@ def read_train_split(
     held_out = holdout_mask(len(images.images), request.config.val_fraction, request.config.seed)
     usable = images.targets.sum(axis=1) > 0
     return TrainSplit(images, usable & ~held_out, usable & held_out)
-
-
-def find_faces(
-    request: RunRequest[Options],
-    images: Images,
-    transform: Callable[[np.ndarray, np.random.Generator], np.ndarray] = identity,
-) -> FaceTable:
-    """Find the face of each image, after a transformation, or take it from the cache."""
-    context, seed = request.context, request.config.seed
-    return extract_faces(images, context.landmarker, context.cache, transform, seed=seed, workers=context.workers)
-
-
-def find_landmarks(request: RunRequest[Options], images: Images) -> tuple[FaceTable, np.ndarray]:
-    """Find the face of each image, or take it from the cache.
-
-    Returns:
-        The faces, and float32 (N, 478, 3), their landmarks relative to the image.
-    """
-    context, seed = request.context, request.config.seed
-    return extract_landmarks(images, context.landmarker, context.cache, seed=seed, workers=context.workers)
 
 
 def _entries(data: str, report: FaceEvaluation, command: str) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from moodreel.training.experiment.options import MODEL, Options, option
 from moodreel.training.experiment.recipe import Recipe, RunRequest
 from moodreel.training.export.model_card import render
 from moodreel.training.export.model_folder import write_json
-from moodreel.training.recipes.face_recipe import FERPLUS, FERPLUS_DATA, FERPLUS_LICENSE, find_landmarks
+from moodreel.training.recipes.face_recipe import FERPLUS, FERPLUS_DATA, FERPLUS_LICENSE
 
 FULL_PERCENTILE = 98
 """Percentile of all faces at which an action has its full strength."""
@@ -142,7 +142,7 @@ def _predict(
 ) -> tuple[LabeledImages, FaceTable, np.ndarray]:
     """Return a split, its faces, and the network's probabilities (N, 7) of those found."""
     images = read_split(request.data[FERPLUS], split, labels=SEVEN)
-    faces, landmarks = find_landmarks(request, images.images)
+    faces, landmarks = request.context.extract_landmarks(images.images)
     rows = np.flatnonzero(faces.found)
     return images, faces, predict_rows(predictor, faces, rows, images.images, landmarks)
 

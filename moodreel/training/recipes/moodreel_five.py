@@ -25,7 +25,6 @@ from moodreel.training.recipes.face_recipe import (
     CROP_INPUTS,
     FaceRecipe,
     TrainedModel,
-    find_landmarks,
     read_train_split,
 )
 
@@ -78,7 +77,7 @@ def _load_frame_network(request: RunRequest[FramePoolingOptions]) -> FacePredict
 
 def _fit_temperature(request: RunRequest[Any], network: FramePoolingNet) -> float:
     split = read_train_split(request)
-    faces, landmarks = find_landmarks(request, split.images.images)
+    faces, landmarks = request.context.extract_landmarks(split.images.images)
     rows = np.flatnonzero(split.held_out & faces.found & (split.images.truth >= 0))
     crops = [crop_image(split.images.images[row], landmarks[row], network.crop_kind) for row in rows]
     images = torch.from_numpy(np.stack(crops)).to(next(network.parameters()).device)

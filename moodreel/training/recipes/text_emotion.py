@@ -34,13 +34,13 @@ from moodreel.models.registry import WEIGHTS_FILE
 from moodreel.models.text_normalization import normalize_text
 from moodreel.models.text_registry import TOKENIZER_FILE, TextPredictor, load_text_model, read_tokenizer
 from moodreel.training.baselines.tfidf_logreg import measure_tfidf_baseline
-from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
+from moodreel.training.data.splits import holdout_mask
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import apply_calibration, fit_calibration, fit_thresholds
-from moodreel.training.evaluation.evaluate_text import evaluate_text, summary
+from moodreel.training.evaluation.evaluate_text import evaluate_text, summarize_text
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
 from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.options import PATH, Options, option
@@ -89,9 +89,6 @@ class TextOptions(TextTaskOptions):
     average_with: tuple[Path, ...] = option(
         (), "folders of models from the same pretrained weights, to average the trained weights with", kind=PATH
     )
-    compare_with: tuple[Path, ...] = option(
-        (), "folders of models for the card's table of size and score", kind=PATH, old="beside"
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,11 +134,11 @@ class TextRecipe(Recipe):
     def _run(self, request: RunRequest[TextOptions], pretrained: Path, texts: Texts, dev: Texts) -> str:
         config, out, data = request.config, request.out, request.data[GOEMOTIONS]
         held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-        baseline = measure_tfidf_baseline(texts.only(~held_out), texts.only(held_out), dev)
-        logger.info("TF-IDF and logistic regression:\n%s", summary(baseline))
+        baseline = measure_tfidf_baseline(texts.select(~held_out), texts.select(held_out), dev)
+        logger.info("TF-IDF and logistic regression:\n%s", summarize_text(baseline))
         trained = train_text(request, texts, pretrained)
         model = write_text_model(out, trained, request.record(), config.weights)
-        sizes = _sizes(request, trained, data)
+        sizes = _sizes(trained, data)
         report = evaluate_text(model, data)
         command = evaluation_command(out.name, GOEMOTIONS)
         write_card(
@@ -158,7 +155,7 @@ class TextRecipe(Recipe):
             trained=trained,
             parameters=sum(parameter.numel() for parameter in trained.network.parameters()),
         )
-        return summary(report)
+        return summarize_text(report)
 
 
 def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path) -> TrainedTextModel:
@@ -171,7 +168,7 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     torch.manual_seed(config.seed)
     tokenizer = read_tokenizer(pretrained)
     held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-    train, val = add_soft_labels(options, texts).only(~held_out), texts.only(held_out)
+    train, val = add_soft_labels(options, texts).select(~held_out), texts.select(held_out)
     network = build_network(texts.groups, request.model, pretrained)
     others = read_other_weights(network, options.average_with)  # before hours of training
     init_head_bias(network.head, train)
@@ -402,14 +399,13 @@ def _by_label(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
 
 
-def _sizes(request: RunRequest[TextOptions], trained: TrainedTextModel, data: Path) -> list[dict[str, Any]]:
-    """Return size and metrics of the network with weights of every data type, and of the models to compare with."""
+def _sizes(trained: TrainedTextModel, data: Path) -> list[dict[str, Any]]:
+    """Return size and metrics of the network with weights of every data type."""
     depth = len(trained.network.layers)
     with tempfile.TemporaryDirectory() as scratch:
         folders = {f"{depth} layers, {weights}": Path(scratch, weights) for weights in PRECISIONS}
         for folder in folders.values():
             write_text_model(folder, trained, {}, folder.name)
-        folders |= {other.name: other for other in request.options.compare_with}
         return [
             {"name": name, "megabytes": megabytes(folder), "metrics": evaluate_text(load_text_model(folder), data)}
             for name, folder in folders.items()

@@ -21,8 +21,8 @@ from moodreel.emotions import EKMAN
 from moodreel.errors import DataInvalid
 from moodreel.models.networks.text_base import TextClassifier
 from moodreel.models.text_registry import TOKENIZER_FILE, read_tokenizer
-from moodreel.training.data.ferplus import holdout_mask
 from moodreel.training.data.goemotions import Texts, read_texts
+from moodreel.training.data.splits import holdout_mask
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.experiment.options import PATH, option
@@ -73,7 +73,7 @@ def _run(request: RunRequest[TextTeacherOptions], texts: Texts, pretrained: Path
     torch.manual_seed(config.seed)
     tokenizer = read_tokenizer(pretrained)
     held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
-    train, val = texts.only(~held_out), texts.only(held_out)
+    train, val = texts.select(~held_out), texts.select(held_out)
     network = MPNetClassifier(texts.groups, pretrained, dropout=request.model["dropout"])
     init_head_bias(network.head, train)
     history = fit_labels(request, TeacherTask, network, tokenizer, train, val)
