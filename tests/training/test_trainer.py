@@ -60,7 +60,7 @@ class Toy(Task):
 
 PHASES = (
     Phase("head", 20, 1e-2, frozen=("trunk.",)),
-    Phase("all", 180, 2e-2, schedule="trapezoid", lr_scales={"trunk.": 0.5}),
+    Phase("all", 180, 2e-2, schedule="cosine-restarts", restart_steps=60, lr_scales={"trunk.": 0.5}),
 )
 CONFIG = TrainerConfig(eval_every=10, ema_decay=0.5)
 
@@ -170,8 +170,9 @@ def test_the_learning_rate_follows_its_schedule():
             schedule.step()
         return rates
 
-    cycle = learning_rates("one-cycle")
+    cycle, restarts = learning_rates("one-cycle"), learning_rates("cosine-restarts", restart_steps=20)
     assert cycle[0] < 0.1 and max(cycle) == pytest.approx(1, abs=0.01) and cycle[-1] < 0.01
+    assert restarts[0] == restarts[20] == 1 and restarts[19] < 0.01 and restarts[59] < 0.01
     straight = learning_rates("trapezoid", warmup=0.5, decay_fraction=0.25)
     assert straight[14] == pytest.approx(0.5) and straight[30] == 1 and straight[-1] == pytest.approx(1 / 15)
 

@@ -51,8 +51,25 @@ def save(path: Path, state: State) -> None:
     partial.replace(path)
 
 
+def read_checkpoint(path: Path) -> State:
+    """Read a checkpoint to the CPU; it may hold tensors and plain values only.
+
+    Raises:
+        DataInvalid: the file is missing, broken or something else.
+    """
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        state["about"], state["network"]
+    except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, TypeError, EOFError) as error:
+        raise DataInvalid(
+            f"{path} is no checkpoint of this program, or broken; train without --resume, or where --audio-checkpoint "
+            "named its run, name another."
+        ) from error
+    return state
+
+
 def resume(path: Path, about: Mapping[str, object]) -> State:
-    """Read the checkpoint of a run that is to be continued, to the CPU; it may hold tensors and plain values only.
+    """Read the checkpoint of a run that is to be continued.
 
     Args:
         path: of the checkpoint.
@@ -61,11 +78,8 @@ def resume(path: Path, about: Mapping[str, object]) -> State:
     Raises:
         DataInvalid: the checkpoint is broken, or of a run with another `about`.
     """
-    try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-        theirs = state["about"]
-    except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, TypeError, EOFError) as error:
-        raise DataInvalid(f"{path} is no checkpoint of this program, or broken; train without --resume.") from error
+    state = read_checkpoint(path)
+    theirs = state["about"]
     if differ := [name for name in about.keys() | theirs.keys() if about.get(name) != theirs.get(name)]:
         raise DataInvalid(
             f"{path} is of another run: {', '.join(sorted(differ))} differ. Train with the same options as before, or "

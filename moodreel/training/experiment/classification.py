@@ -1,4 +1,4 @@
-"""The single-label classification task: soft targets, mixup and label smoothing, for any network."""
+"""The single-label classification task: soft targets, class weights, mixup and label smoothing, for any network."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -94,6 +94,8 @@ class ClassificationTask(Task):
         count = np.maximum(np.bincount(labels, minlength=targets.shape[1]), 1.0)
         power = config.class_balance_power
         self.sampling_weights = count[labels] ** -power if power else None
+        weights = np.sqrt(count.mean() / count) if config.class_weights else np.ones_like(count)
+        self.weights = torch.from_numpy(weights.astype(np.float32))
 
     def setup(self, device: torch.device) -> None:
         """Prepare the inputs for the device."""
@@ -120,7 +122,8 @@ class ClassificationTask(Task):
         """Return the loss of a batch."""
         inputs, targets = batch
         logits = self.inputs.forward(self.network, inputs, phase).float()
-        return F.cross_entropy(logits, targets.to(logits.device), label_smoothing=self.config.label_smoothing)
+        device, smoothing = logits.device, self.config.label_smoothing
+        return F.cross_entropy(logits, targets.to(device), weight=self.weights.to(device), label_smoothing=smoothing)
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
         """Evaluate on the validation data."""

@@ -31,6 +31,9 @@ class TrainConfig(Options):
         0.1, "learning rate of the backbone after it was frozen, relative to --lr", "(0, inf)", old="trunk-rate"
     )
     schedule: str = option("one-cycle", "learning rate schedule", choices=tuple(SCHEDULES))
+    restart_epochs: int = option(
+        0, "epochs of the first cosine of cosine-restarts; 0 for a single one", "[0, inf)", old="restart"
+    )
     warmup: float = option(
         0.1, "steps in which the learning rate rises; below 1: a fraction of all steps", "[0, inf)", old="warm"
     )
@@ -46,6 +49,7 @@ class TrainConfig(Options):
     label_smoothing: float = option(0.05, "fraction of each target spread over all labels", "[0, 1)", old="smoothing")
     mixup_alpha: float = option(0.2, "alpha of mixup's beta distribution; 0 for no mixup", "[0, inf)", old="mixup")
     mixup_prob: float = option(0.3, "fraction of the batches that are mixed up", "[0, 1]", old="mixed mix")
+    class_weights: bool = option(False, "weigh the loss of a label by the inverse square root of its frequency")
     class_balance_power: float = option(
         0.4, "sample a label by its frequency to the power of minus this", "[0, inf)", old="rarity"
     )

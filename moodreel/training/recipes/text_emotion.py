@@ -89,6 +89,9 @@ class TextOptions(TextTaskOptions):
     average_with: tuple[Path, ...] = option(
         (), "folders of models from the same pretrained weights, to average the trained weights with", kind=PATH
     )
+    compare_with: tuple[Path, ...] = option(
+        (), "folders of models for the card's table of size and score", kind=PATH, old="beside"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -138,7 +141,7 @@ class TextRecipe(Recipe):
         logger.info("TF-IDF and logistic regression:\n%s", summarize_text(baseline))
         trained = train_text(request, texts, pretrained)
         model = write_text_model(out, trained, request.record(), config.weights)
-        sizes = _sizes(trained, data)
+        sizes = _sizes(request, trained, data)
         report = evaluate_text(model, data)
         command = evaluation_command(out.name, GOEMOTIONS)
         write_card(
@@ -399,13 +402,14 @@ def _by_label(values: Sequence[float] | np.ndarray) -> dict[str, float]:
     return {label: round(float(value), 4) for label, value in zip(EKMAN, values, strict=True)}
 
 
-def _sizes(trained: TrainedTextModel, data: Path) -> list[dict[str, Any]]:
-    """Return size and metrics of the network with weights of every data type."""
+def _sizes(request: RunRequest[TextOptions], trained: TrainedTextModel, data: Path) -> list[dict[str, Any]]:
+    """Return size and metrics of the network with weights of every data type, and of the models to compare with."""
     depth = len(trained.network.layers)
     with tempfile.TemporaryDirectory() as scratch:
         folders = {f"{depth} layers, {weights}": Path(scratch, weights) for weights in PRECISIONS}
         for folder in folders.values():
             write_text_model(folder, trained, {}, folder.name)
+        folders |= {other.name: other for other in request.options.compare_with}
         return [
             {"name": name, "megabytes": megabytes(folder), "metrics": evaluate_text(load_text_model(folder), data)}
             for name, folder in folders.items()
