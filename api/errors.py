@@ -3,6 +3,7 @@
 import http
 import logging
 import re
+import uuid
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
@@ -21,6 +22,7 @@ from moodreel.storage.job_store import JobStoreError
 logger = logging.getLogger(__name__)
 
 STATUS = {
+    "bad_request": 400,
     "bad_json": 400,
     "bad_date": 400,
     "bad_header": 400,
@@ -39,7 +41,9 @@ STATUS = {
     "text_too_long": 413,
     "audio_too_long": 413,
     "unsupported_media": 415,
+    "uri_too_long": 414,
     "requested_range_not_satisfiable": 416,
+    "expectation_failed": 417,
     "invalid_request": 422,
     "bad_base64": 422,
     "video_corrupt": 422,
@@ -55,8 +59,10 @@ STATUS = {
     "request_in_progress": 409,
     "upgrade_required": 426,
     "rate_limited": 429,
+    "headers_too_large": 431,
     "client_closed_request": 499,
     "internal": 500,
+    "not_implemented": 501,
     "companion_bad_answer": 502,
     "overloaded": 503,
     "not_ready": 503,
@@ -81,7 +87,7 @@ RETRY_AFTER_SECONDS = {
 }
 """The Retry-After header of each code that has one, in seconds."""
 
-_TITLES = {"invalid_request": "The request breaks its schema"}
+_TITLES = {"invalid_request": "The request breaks its schema", "uri_too_long": "URI too long"}
 
 _DETAILS = {
     404: "There is nothing at this address. /openapi.json lists all addresses.",
@@ -156,6 +162,15 @@ def problem_response(
         response.headers["Retry-After"] = str(RETRY_AFTER_SECONDS[code])
     response.headers.update(headers or {})
     return response
+
+
+def unparsed_problem(app: Flask, code: str, detail: str) -> bytes:
+    """Make the whole response to a request that could not be parsed, so that `app` never sees it."""
+    with app.app_context():
+        g.request_id = uuid.uuid4().hex
+        headers = {"x-request-id": g.request_id, "Cache-Control": "no-store", "Connection": "close"}
+        response = problem_response(code, detail, headers=headers)
+    return f"HTTP/1.1 {response.status}\r\n{response.headers}".encode("latin1") + response.get_data()
 
 
 def to_message(error: Exception) -> ErrorMessage:

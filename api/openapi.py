@@ -145,10 +145,8 @@ _WEBHOOK_URL: Spec = {
     "schema": {"type": "string", "pattern": "^(https?://[!-~]{1,490})?$"},
 }
 
-_SERVER_RESPONSES: Spec = {
-    "414": {"description": "The request line is longer than 8,190 bytes. Gunicorn answers this itself, in HTML."},
-    "431": {"description": "There are too many or too long headers. Gunicorn answers this itself, in HTML."},
-}
+_SERVER_CODES = ("uri_too_long", "headers_too_large")
+"""The codes of errors that any request may get before it has a view."""
 
 
 _View = TypeVar("_View", bound=Callable[..., object])
@@ -203,11 +201,10 @@ class Blueprint(flask_smorest.Blueprint):
 
     def _prepare_errors(self, doc: Spec, doc_info: Spec, **_: object) -> Spec:
         by_status: dict[int, list[str]] = defaultdict(list)
-        for code in dict.fromkeys((*doc_info.get("error_codes", ()), *self.common_codes)):
+        for code in dict.fromkeys((*doc_info.get("error_codes", ()), *self.common_codes, *_SERVER_CODES)):
             by_status[STATUS[code]].append(code)
         for status, codes in sorted(by_status.items()):
             doc.setdefault("responses", {})[str(status)] = _error_response(status, codes)
-        doc.setdefault("responses", {}).update(_SERVER_RESPONSES)
         return doc
 
 

@@ -6,11 +6,13 @@ import hashlib
 import io
 import json
 import re
+import socket
 import sqlite3
 import string
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 from api.base64_input import decode_base64
+from api.error_examples import ERROR_EXAMPLES
 from api.errors import STATUS
 from api.schemas import videos
 from api.settings import Settings
@@ -435,6 +438,35 @@ def test_an_unexpected_exception_is_shown_in_the_log_only(server: Server, path: 
     body = assert_problem(server.post(path, b"crash"), 500, "internal")
     assert "RuntimeError: /a/secret/path" in server.output
     assert body["request_id"] in server.output
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status", "code"),
+    [
+        (b"GET", 400, "bad_request"),
+        (b"GET /health HTTP/7.0", 400, "bad_request"),
+        (b"\x16\x03\x01\x02\x00", 400, "bad_request"),
+        (b"GET /health HTTP/1.1\r\nx api key: secret", 400, "bad_header"),
+        (b"GET /health HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2", 400, "bad_header"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1", 414, "uri_too_long"),
+        (b"POST /predict HTTP/1.1\r\nExpect: magic", 417, "expectation_failed"),
+        (b"GET /health HTTP/1.1\r\n" + b"\r\n".join(b"a%d: 1" % number for number in range(101)), 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\nx-large: " + b"a" * 9000, 431, "headers_too_large"),
+        (b"POST /predict HTTP/1.1\r\nTransfer-Encoding: zip", 501, "not_implemented"),
+    ],
+)
+def test_what_is_no_http_is_a_problem_too(server: Server, request_head: bytes, status: int, code: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(request_head + b"\r\n\r\n")
+        answer = HTTPResponse(connection)
+        answer.begin()
+        body = json.loads(answer.read())
+    assert (answer.status, body["status"], body["code"]) == (status, status, code)
+    assert body["detail"] == ERROR_EXAMPLES[code] or code == "bad_header"
+    assert body["request_id"] == answer.headers["x-request-id"]
+    assert answer.headers["Content-Type"] == PROBLEM
+    assert answer.headers["Connection"] == "close"
+    assert "secret" not in server.output
 
 
 def assert_problem(response: requests.Response, status: int, code: str) -> dict[str, Any]:
