@@ -20,7 +20,8 @@ ERROR_EXAMPLES = {
     "less, or leave Range out.",
     "uri_too_long": "The first line of the request has more than 8,190 bytes. Send the options in the body.",
     "expectation_failed": "The header Expect takes only 100-continue. Send it so, or leave it out.",
-    "headers_too_large": "There are more than 100 headers, or one has more than 8,190 bytes. Send fewer or shorter ones.",
+    "headers_too_large": "There are more than 100 headers, or one has more than 8,190 bytes. Send fewer or shorter "
+    "ones.",
     "not_implemented": "The header Transfer-Encoding takes only chunked. Send it so, or leave it out.",
     "companion_off": "The companion is off. Whoever runs this service may set LLM_BASE_URL and LLM_MODEL.",
     "companion_bad_answer": "The companion's model sent no answer that can be read. Try again.",

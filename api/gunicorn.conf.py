@@ -131,6 +131,8 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     ),
 )
 """What Gunicorn does not parse, and the code and detail of the answer. The first that fits counts."""
+_APP_ERRORS = (http_errors.InvalidResponseHeader, http_errors.InvalidResponseHeaderName)
+"""Errors of the app, which Gunicorn derives from those of clients."""
 
 
 class StoppableWorker(ThreadWorker):
@@ -163,13 +165,12 @@ class StoppableWorker(ThreadWorker):
         return super().handle_request(req, conn)
 
     def handle_error(self, req: object, client: socket.socket, addr: tuple[str, int], exc: Exception) -> None:
-        """Answer a request that cannot be parsed with a problem, as the app answers other errors. Gunicorn sends HTML."""
+        """Answer a request that cannot be parsed with a problem, as the app does. Gunicorn itself sends HTML."""
         # Imported here: a reload reads the service's own code again.
         from api.errors import unparsed_problem
 
         refusal = next((refusal for errors, *refusal in _REFUSALS if isinstance(exc, errors)), None)
-        # The app's own headers, which it never gets wrong, have errors that look like a client's.
-        if refusal is None or isinstance(exc, http_errors.InvalidResponseHeader | http_errors.InvalidResponseHeaderName):
+        if refusal is None or isinstance(exc, _APP_ERRORS):
             super().handle_error(req, client, addr, exc)
             return
         # Not what was sent: it may hold a key.

@@ -17,8 +17,7 @@ import moodreel
 from api.auth import authentication
 from api.error_examples import ERROR_EXAMPLES
 from api.errors import STATUS, title
-from api.request_parsing import to_single_values
-from api.schemas.fields import Base64, LargeString, LoadedData
+from api.schemas.fields import Base64, LargeString, LoadedData, to_dict
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from api.schemas.service import ProblemSchema
 from api.schemas.videos import LoopOptionsSchema
@@ -186,7 +185,7 @@ class Blueprint(flask_smorest.Blueprint):
         def decorate(view: Callable[Concatenate[LoadedData, _Path], _Result]) -> Callable[_Path, _Result]:
             @wraps(view)
             def with_query(*args: _Path.args, **kwargs: _Path.kwargs) -> _Result:
-                return view(schema().load(to_single_values(request.args)), *args, **kwargs)
+                return view(schema().load(to_dict(request.args.items(multi=True))), *args, **kwargs)
 
             return self.document_query(schema)(with_query)
 

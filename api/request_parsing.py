@@ -9,14 +9,13 @@ from typing import cast
 
 from flask import json, request
 from marshmallow import ValidationError
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api import idempotency, log_fields
 from api.base64_input import decode_base64
 from api.errors import ApiError
 from api.middleware import request_body
-from api.schemas.fields import LoadedData
+from api.schemas.fields import LoadedData, to_dict
 from api.schemas.files import IMAGE, VIDEO, FileSchema, OptionsSchema
 from api.schemas.images import IMAGE_COUNT, ImagesSchema
 from moodreel.media.container import video_demuxer
@@ -98,7 +97,7 @@ def load_options(schema: OptionsSchema, body: Mapping[str, object], *, partial: 
     Raises:
         ValidationError: They break the schema, or both have the same field.
     """
-    query = _join_nested(to_single_values(request.args))
+    query = _join_nested(to_dict(request.args.items(multi=True)))
     if query and isinstance(body, Mapping):
         errors = {name: ["Send it in the body."] for name in query if name in schema.body_only}
         errors |= {name: ["Send it once: in the body or in the query string."] for name in query if name in body}
@@ -121,6 +120,7 @@ def read_json(example: str = _FILE_EXAMPLE, *, analyzed: bool = False) -> Mappin
 
     Raises:
         ApiError: The body is compressed, is no JSON or has too many parts.
+        ValidationError: An object in it has two fields of one name.
     """
     _require_identity_encoding()
     stream = request.stream  # waits for a slot
@@ -137,7 +137,10 @@ def read_json(example: str = _FILE_EXAMPLE, *, analyzed: bool = False) -> Mappin
         # Both are 40 MB for a video of 30 MB. The bytes are not needed while the text is parsed.
         del data
         # strict=False accepts the raw line breaks that the `base64` command puts into a body.
-        return cast(Mapping[str, object], json.loads(text, strict=False, parse_constant=_reject_constant))
+        return cast(
+            Mapping[str, object],
+            json.loads(text, strict=False, parse_constant=_reject_constant, object_pairs_hook=to_dict),
+        )
     except (ValueError, RecursionError) as error:
         raise ApiError("bad_json", f"Send a JSON object, such as {example}.") from error
 
@@ -158,19 +161,11 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
         if request_body.bytes_read() > (request.max_content_length or 0):
             raise
         raise ValidationError({"file": [_LARGE_FORM]}) from error
-    fields = to_single_values(form)
+    fields = to_dict(form.items(multi=True))
     # `api.middleware.request_body` keeps the parts in memory: this makes no copy.
     contents = [cast(io.BytesIO, file.stream).getvalue() for file in files]
     idempotency.begin([json.dumps(fields, sort_keys=True).encode(), *contents])
     return fields, contents
-
-
-def to_single_values(fields: MultiDict[str, str]) -> dict[str, str]:
-    """Return the fields of a form or a query string. Raises ValidationError for a field that is there repeatedly."""
-    counts = {name: len(values) for name, values in fields.lists() if len(values) > 1}
-    if counts:
-        raise ValidationError({name: [f"It was sent {count} times. Send it once."] for name, count in counts.items()})
-    return fields.to_dict()
 
 
 def has_body() -> bool:

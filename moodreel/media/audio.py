@@ -118,8 +118,8 @@ def out_of_memory() -> AudioTooLong:
 def is_silent(samples: np.ndarray) -> bool:
     """Return whether samples (N,), from -1 to 1, are only silence, a constant voltage, or too short to be a voice."""
     blocks = samples[: len(samples) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
-    audible: int = np.count_nonzero(np.ptp(blocks, axis=1) > 2 * _SILENCE)
-    return audible < _MIN_AUDIBLE_BLOCKS
+    audible = np.ptp(blocks, axis=1) > 2 * _SILENCE
+    return int(audible.sum()) < _MIN_AUDIBLE_BLOCKS
 
 
 class AudioFile:

@@ -231,6 +231,7 @@ def test_a_text_may_be_sent_plain_or_as_json(server: Server) -> None:
     [
         ('{"words": "hello"}', "invalid_request"),
         ('{"text": 5}', "invalid_request"),
+        ('{"text": "a", "text": "b"}', "invalid_request"),
         ("", "text_empty"),
         ('{"text": ""}', "text_empty"),
         ("raise TextTooLong", "text_too_long"),
