@@ -99,6 +99,10 @@ _MIN_VIDEO_BYTES = 1_000_000
 """A body with a lower limit, such as a token, is no video."""
 
 _INTERNAL = "Something went wrong on the server. Try again. If it happens again, report the request_id."
+_MODEL_INVALID = (
+    "The files of this model are damaged on the server. Choose another model, or leave model out. Whoever runs this "
+    "service finds in its log what to mend."
+)
 
 
 class ErrorMessage(TypedDict):
@@ -183,6 +187,9 @@ def to_message(error: Exception) -> ErrorMessage:
         }
     if isinstance(error, domain.ModelNotFound):
         return to_message(ValidationError({"model": [str(error)]}))
+    if isinstance(error, domain.ModelInvalid):
+        logger.error("%s (%r)", error, error.__cause__)
+        return {"code": "model_missing", "message": _MODEL_INVALID}
     if isinstance(error, ApiError):
         return {"code": error.code, "message": error.detail}
     if isinstance(error, MoodreelError) and error.code:
@@ -219,6 +226,9 @@ def _handle_api_error(error: ApiError) -> Response:
 def _handle_domain_error(error: MoodreelError) -> Response:
     if isinstance(error, domain.ModelNotFound):
         return _handle_validation_error(ValidationError({"model": [str(error)]}))
+    if isinstance(error, domain.ModelInvalid):
+        logger.error("%s (%r)", error, error.__cause__)
+        return problem_response("model_missing", _MODEL_INVALID)
     if isinstance(error, HistoryError):
         # The message is for the operator, not for the caller.
         logger.error("%s", error)

@@ -51,6 +51,7 @@ VIDEO_CODES = (
     "video_corrupt",
     "video_too_short",
     "overloaded",
+    "model_missing",
 )
 
 AUDIOVISUAL_CODES = (*VIDEO_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
@@ -88,6 +89,7 @@ IMAGE_CODES = (
     "bad_base64",
     "picture_corrupt",
     "overloaded",
+    "model_missing",
 )
 
 TEXT_CODES = (
@@ -99,6 +101,7 @@ TEXT_CODES = (
     "invalid_request",
     "text_empty",
     "overloaded",
+    "model_missing",
 )
 
 # Not the format `date-time`: openapi-python-client takes no header of that type.

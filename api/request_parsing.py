@@ -36,6 +36,10 @@ _MEDIA_TYPES = ("video/", "image/", "audio/", "application/octet-stream")
 _MAX_NAME, _MAX_NAMES = 64, 4
 """Characters of a name, and number of names, that an error repeats."""
 _TEXT_PART = "The part is text. Send it as a file: with a filename in its Content-Disposition."
+_NO_PARTS = (
+    "The form has no parts: its Content-Type has no boundary or another one, or it was cut off. Let your HTTP client set "
+    "that header."
+)
 _LARGE_FORM = (
     "The form has over 500 kB of text in a part, or over 1000 parts. Send it as a file: with a filename in its "
     "Content-Disposition."
@@ -189,9 +193,11 @@ def _from_form(schema: FileSchema) -> Upload:
 
 
 def _missing_file(fields: Mapping[str, str]) -> str:
-    """Say why a form has no file: its part has another name, or no file name."""
+    """Say why a form has no file: it was not read, its part has another name, or no file name."""
     if "file" in fields:
         return _TEXT_PART
+    if not fields and not request.files:
+        return _NO_PARTS
     names = ", ".join(name[:_MAX_NAME] for name in [*request.files][:_MAX_NAMES])
     return f"The form has the file in another part: {names}. Name it file." if names else "The form has no such part."
 

@@ -422,7 +422,6 @@ DOMAIN_ERRORS = {
     "VideoTooBig": (413, "video_too_big"),
     "NoFace": (422, "no_face"),
     "Overloaded": (503, "overloaded"),
-    "ModelInvalid": (500, "internal"),
 }
 
 
@@ -433,6 +432,12 @@ def test_each_clip_error_has_its_own_code(server: Server, path: str, name: str) 
     body = assert_problem(server.post(path, f"raise {name}".encode()), status, code)
     if status < 500:
         assert body["detail"] == "A sentence for the caller. Do this next."
+
+
+def test_a_damaged_model_is_told_apart_from_a_bug_and_what_is_wrong_with_it_is_in_the_log(server: Server) -> None:
+    body = assert_problem(server.post("/predict", b"raise ModelInvalid"), 503, "model_missing")
+    assert body["detail"].startswith("The files of this model are damaged on the server. Choose another model")
+    assert "A sentence for the caller. Do this next." in server.output
 
 
 @pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
@@ -508,6 +513,13 @@ SENTENCES: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("large text part", "POST", "/predict", {"files": {"file": (None, "A" * 600_000)}}, "in its Content-Disposition."),
     ("many parts", "POST", "/api/detect/batch", {"files": [("file", b"")] * 1001}, "or over 1000 parts."),
     ("too large form", "POST", "/predict", {"files": {"file": b"x" * 8_000_001}}, "The body may have 8 MB."),
+    (
+        "no boundary",
+        "POST",
+        "/predict",
+        {"data": b"--x--", "headers": {**HEADERS, "content-type": "multipart/form-data"}},
+        "file: The form has no parts: its Content-Type has no boundary",
+    ),
     ("no part", "POST", "/predict", {"files": {"fps": (None, "30")}}, "file: The form has no such part."),
     ("two files", "POST", "/predict", {"files": [("file", CLIP), ("file", CLIP)]}, "file: There are 2. Send one file"),
     ("no body", "POST", "/predict", {}, "The body is empty. Send a JSON object, such as"),
