@@ -252,8 +252,14 @@ def _handle_validation_error(error: ValidationError) -> Response:
 
 def _field_messages(error: ValidationError) -> dict[str, object]:
     messages = error.messages if isinstance(error.messages, dict) else {"body": error.messages}
-    # marshmallow reports a body that is no object as _schema.
-    return {"body" if name == "_schema" else name: message for name, message in messages.items()}
+    # marshmallow reports a body, or an item of a list, that is no object as _schema.
+    return {"body" if name == "_schema" else name: _without_schema(message) for name, message in messages.items()}
+
+
+def _without_schema(message: object) -> object:
+    if not isinstance(message, Mapping):
+        return message
+    return message.get("_schema") or {name: _without_schema(value) for name, value in message.items()}
 
 
 def _field_summary(fields: Mapping[str, object]) -> str:

@@ -36,6 +36,7 @@ _MEDIA_TYPES = ("video/", "image/", "audio/", "application/octet-stream")
 _MAX_NAME, _MAX_NAMES = 64, 4
 """Characters of a name, and number of names, that an error repeats."""
 _TEXT_PART = "The part is text. Send it as a file: with a filename in its Content-Disposition."
+_OTHER_FILE = "Only the part file is a file. Send an option as text: without a filename in its Content-Disposition."
 _NO_PARTS = (
     "The form has no parts: its Content-Type has no boundary or another one, or it was cut off. Let your HTTP client set "
     "that header."
@@ -82,6 +83,8 @@ def read_uploads() -> tuple[list[bytes | ApiError], LoadedData]:
         options = load_options(ImagesSchema(), _read_file_json())
         return [_picture_or_error(image["content"]) for image in options.pop("pictures")], options
     fields, files = read_form()
+    if not files:
+        raise ValidationError({"file": [_missing_file(fields)]})
     options = _load_form(ImagesSchema(), fields)
     try:
         IMAGE_COUNT(files)
@@ -166,6 +169,10 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
             raise
         raise ValidationError({"file": [_LARGE_FORM]}) from error
     fields = to_dict(form.items(multi=True))
+    # A page sends the inputs in which nobody chose a file as well, without a filename.
+    others = {name for name, file in request.files.items(multi=True) if name != "file" and file.filename}
+    if files and others:
+        raise ValidationError({name: [_OTHER_FILE] for name in others})
     # `api.middleware.request_body` keeps the parts in memory: this makes no copy.
     contents = [cast(io.BytesIO, file.stream).getvalue() for file in files]
     idempotency.begin([json.dumps(fields, sort_keys=True).encode(), *contents])
