@@ -38,8 +38,8 @@ _MAX_NAME, _MAX_NAMES = 64, 4
 _TEXT_PART = "The part is text. Send it as a file: with a filename in its Content-Disposition."
 _OTHER_FILE = "Only the part file is a file. Send an option as text: without a filename in its Content-Disposition."
 _NO_PARTS = (
-    "The form has no parts: its Content-Type has no boundary or another one, or it was cut off. Let your HTTP client set "
-    "that header."
+    "The form has no parts: its Content-Type has no boundary or another one, or it was cut off. Let your HTTP client "
+    "set that header."
 )
 _LARGE_FORM = (
     "The form has over 500 kB of text in a part, or over 1000 parts. Send it as a file: with a filename in its "
