@@ -1,6 +1,7 @@
 """What an error says, by code: the examples of the OpenAPI document. Each is a sentence that the service sends."""
 
 ERROR_EXAMPLES = {
+    "bad_request": "This is no request of HTTP/1.0 or 1.1. Correct the method, address and version in its first line.",
     "bad_json": 'The body is empty. Send a JSON object, such as {"encoding": "base64", "content": "…"}.',
     "bad_date": "Send the header date, or x-date from a browser, in ISO 8601 with a zone, such as "
     "2025-08-16T12:34:56Z.",
@@ -17,6 +18,11 @@ ERROR_EXAMPLES = {
     "supports.",
     "requested_range_not_satisfiable": "The file is shorter than the range. Content-Range has its length: ask for "
     "less, or leave Range out.",
+    "uri_too_long": "The first line of the request has more than 8,190 bytes. Send the options in the body.",
+    "expectation_failed": "The header Expect takes only 100-continue. Send it so, or leave it out.",
+    "headers_too_large": "There are more than 100 headers, or one has more than 8,190 bytes. Send fewer or shorter "
+    "ones.",
+    "not_implemented": "The header Transfer-Encoding takes only chunked. Send it so, or leave it out.",
     "companion_off": "The companion is off. Whoever runs this service may set LLM_BASE_URL and LLM_MODEL.",
     "companion_bad_answer": "The companion's model sent no answer that can be read. Try again.",
     "companion_timeout": "The companion's model took too long. Try again, or write less.",

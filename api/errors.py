@@ -3,6 +3,7 @@
 import http
 import logging
 import re
+import uuid
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
@@ -21,6 +22,7 @@ from moodreel.storage.job_store import JobStoreError
 logger = logging.getLogger(__name__)
 
 STATUS = {
+    "bad_request": 400,
     "bad_json": 400,
     "bad_date": 400,
     "bad_header": 400,
@@ -39,7 +41,9 @@ STATUS = {
     "text_too_long": 413,
     "audio_too_long": 413,
     "unsupported_media": 415,
+    "uri_too_long": 414,
     "requested_range_not_satisfiable": 416,
+    "expectation_failed": 417,
     "invalid_request": 422,
     "bad_base64": 422,
     "video_corrupt": 422,
@@ -55,8 +59,10 @@ STATUS = {
     "request_in_progress": 409,
     "upgrade_required": 426,
     "rate_limited": 429,
+    "headers_too_large": 431,
     "client_closed_request": 499,
     "internal": 500,
+    "not_implemented": 501,
     "companion_bad_answer": 502,
     "overloaded": 503,
     "not_ready": 503,
@@ -81,7 +87,7 @@ RETRY_AFTER_SECONDS = {
 }
 """The Retry-After header of each code that has one, in seconds."""
 
-_TITLES = {"invalid_request": "The request breaks its schema"}
+_TITLES = {"invalid_request": "The request breaks its schema", "uri_too_long": "URI too long"}
 
 _DETAILS = {
     404: "There is nothing at this address. /openapi.json lists all addresses.",
@@ -93,6 +99,10 @@ _MIN_VIDEO_BYTES = 1_000_000
 """A body with a lower limit, such as a token, is no video."""
 
 _INTERNAL = "Something went wrong on the server. Try again. If it happens again, report the request_id."
+_MODEL_INVALID = (
+    "The files of this model are damaged on the server. Choose another model, or leave model out. Whoever runs this "
+    "service finds in its log what to mend."
+)
 
 
 class ErrorMessage(TypedDict):
@@ -149,6 +159,15 @@ def problem_response(
     return response
 
 
+def unparsed_problem(app: Flask, code: str, detail: str) -> bytes:
+    """Make the whole response to a request that could not be parsed, so that `app` never sees it."""
+    with app.app_context():
+        g.request_id = uuid.uuid4().hex
+        headers = {"x-request-id": g.request_id, "Cache-Control": "no-store", "Connection": "close"}
+        response = problem_response(code, detail, headers=headers)
+    return f"HTTP/1.1 {response.status}\r\n{response.headers}".encode("latin1") + response.get_data()
+
+
 def to_message(error: Exception) -> ErrorMessage:
     """Describe an error for a client of a WebSocket. The code of an unexpected error is `internal`."""
     if isinstance(error, ValidationError):
@@ -159,6 +178,9 @@ def to_message(error: Exception) -> ErrorMessage:
         }
     if isinstance(error, domain.ModelNotFound):
         return to_message(ValidationError({"model": [str(error)]}))
+    if isinstance(error, domain.ModelInvalid):
+        logger.error("%s (%r)", error, error.__cause__)
+        return {"code": "model_missing", "message": _MODEL_INVALID}
     if isinstance(error, ApiError):
         return {"code": error.code, "message": error.detail}
     if isinstance(error, MoodreelError) and error.code:
@@ -195,6 +217,9 @@ def _handle_api_error(error: ApiError) -> Response:
 def _handle_domain_error(error: MoodreelError) -> Response:
     if isinstance(error, domain.ModelNotFound):
         return _handle_validation_error(ValidationError({"model": [str(error)]}))
+    if isinstance(error, domain.ModelInvalid):
+        logger.error("%s (%r)", error, error.__cause__)
+        return problem_response("model_missing", _MODEL_INVALID)
     if isinstance(error, HistoryError):
         # The message is for the operator, not for the caller.
         logger.error("%s", error)
@@ -218,8 +243,14 @@ def _handle_validation_error(error: ValidationError) -> Response:
 
 def _field_messages(error: ValidationError) -> dict[str, object]:
     messages = error.messages if isinstance(error.messages, dict) else {"body": error.messages}
-    # marshmallow reports a body that is no object as _schema.
-    return {"body" if name == "_schema" else name: message for name, message in messages.items()}
+    # marshmallow reports a body, or an item of a list, that is no object as _schema.
+    return {"body" if name == "_schema" else name: _without_schema(message) for name, message in messages.items()}
+
+
+def _without_schema(message: object) -> object:
+    if not isinstance(message, Mapping):
+        return message
+    return message.get("_schema") or {name: _without_schema(value) for name, value in message.items()}
 
 
 def _field_summary(fields: Mapping[str, object]) -> str:

@@ -24,6 +24,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
 
+from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from api.temporary_folders import delete_service_folders, service_folder
@@ -97,6 +98,43 @@ HEADERS_SECONDS = 10.0
 """How long a client may take to send the line and the headers of a request."""
 
 
+_REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
+    (
+        (http_errors.LimitRequestLine,),
+        "uri_too_long",
+        "The first line of the request has more than 8,190 bytes. Send the options in the body.",
+    ),
+    (
+        (http_errors.LimitRequestHeaders,),
+        "headers_too_large",
+        "There are more than 100 headers, or one has more than 8,190 bytes. Send fewer or shorter ones.",
+    ),
+    (
+        (http_errors.ExpectationFailed,),
+        "expectation_failed",
+        "The header Expect takes only 100-continue. Send it so, or leave it out.",
+    ),
+    (
+        (http_errors.UnsupportedTransferCoding,),
+        "not_implemented",
+        "The header Transfer-Encoding takes only chunked. Send it so, or leave it out.",
+    ),
+    (
+        (http_errors.InvalidHeader, http_errors.InvalidHeaderName, http_errors.ObsoleteFolding),
+        "bad_header",
+        "A header is not valid HTTP: its name has a space, its value a line break, or it is there twice. Correct it.",
+    ),
+    (
+        (http_errors.ParseException,),
+        "bad_request",
+        "This is no request of HTTP/1.0 or 1.1. Correct the method, address and version in its first line.",
+    ),
+)
+"""What Gunicorn does not parse, and the code and detail of the answer. The first that fits counts."""
+_APP_ERRORS = (http_errors.InvalidResponseHeader, http_errors.InvalidResponseHeaderName)
+"""Errors of the app, which Gunicorn derives from those of clients."""
+
+
 class StoppableWorker(ThreadWorker):
     """A worker that stops in two cases in which Gunicorn's goes on, and that waits for no client for ever.
 
@@ -125,6 +163,20 @@ class StoppableWorker(ThreadWorker):
         """Answer a request whose headers have come."""
         self._deadlines.pop(conn, None)
         return super().handle_request(req, conn)
+
+    def handle_error(self, req: object, client: socket.socket, addr: tuple[str, int], exc: Exception) -> None:
+        """Answer a request that cannot be parsed with a problem, as the app does. Gunicorn itself sends HTML."""
+        # Imported here: a reload reads the service's own code again.
+        from api.errors import unparsed_problem
+
+        refusal = next((refusal for errors, *refusal in _REFUSALS if isinstance(exc, errors)), None)
+        if refusal is None or isinstance(exc, _APP_ERRORS):
+            super().handle_error(req, client, addr, exc)
+            return
+        # Not what was sent: it may hold a key.
+        self.log.warning("A request was refused: %s", type(exc).__name__)
+        with contextlib.suppress(OSError):
+            client.sendall(unparsed_problem(self.wsgi, *refusal))
 
     def notify(self) -> None:
         """Send a heartbeat, about once a second, and end the connections whose headers have not come."""

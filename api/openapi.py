@@ -17,8 +17,7 @@ import moodreel
 from api.auth import authentication
 from api.error_examples import ERROR_EXAMPLES
 from api.errors import STATUS, title
-from api.request_parsing import to_single_values
-from api.schemas.fields import Base64, LargeString, LoadedData
+from api.schemas.fields import Base64, LargeString, LoadedData, to_dict
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from api.schemas.service import ProblemSchema
 from api.schemas.videos import LoopOptionsSchema
@@ -52,6 +51,7 @@ VIDEO_CODES = (
     "video_corrupt",
     "video_too_short",
     "overloaded",
+    "model_missing",
 )
 
 AUDIOVISUAL_CODES = (*VIDEO_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
@@ -89,6 +89,7 @@ IMAGE_CODES = (
     "bad_base64",
     "picture_corrupt",
     "overloaded",
+    "model_missing",
 )
 
 TEXT_CODES = (
@@ -100,6 +101,7 @@ TEXT_CODES = (
     "invalid_request",
     "text_empty",
     "overloaded",
+    "model_missing",
 )
 
 # Not the format `date-time`: openapi-python-client takes no header of that type.
@@ -145,10 +147,8 @@ _WEBHOOK_URL: Spec = {
     "schema": {"type": "string", "pattern": "^(https?://[!-~]{1,490})?$"},
 }
 
-_SERVER_RESPONSES: Spec = {
-    "414": {"description": "The request line is longer than 8,190 bytes. Gunicorn answers this itself, in HTML."},
-    "431": {"description": "There are too many or too long headers. Gunicorn answers this itself, in HTML."},
-}
+_SERVER_CODES = ("uri_too_long", "headers_too_large")
+"""The codes of errors that any request may get before it has a view."""
 
 
 _View = TypeVar("_View", bound=Callable[..., object])
@@ -188,7 +188,7 @@ class Blueprint(flask_smorest.Blueprint):
         def decorate(view: Callable[Concatenate[LoadedData, _Path], _Result]) -> Callable[_Path, _Result]:
             @wraps(view)
             def with_query(*args: _Path.args, **kwargs: _Path.kwargs) -> _Result:
-                return view(schema().load(to_single_values(request.args)), *args, **kwargs)
+                return view(schema().load(to_dict(request.args.items(multi=True))), *args, **kwargs)
 
             return self.document_query(schema)(with_query)
 
@@ -203,11 +203,10 @@ class Blueprint(flask_smorest.Blueprint):
 
     def _prepare_errors(self, doc: Spec, doc_info: Spec, **_: object) -> Spec:
         by_status: dict[int, list[str]] = defaultdict(list)
-        for code in dict.fromkeys((*doc_info.get("error_codes", ()), *self.common_codes)):
+        for code in dict.fromkeys((*doc_info.get("error_codes", ()), *self.common_codes, *_SERVER_CODES)):
             by_status[STATUS[code]].append(code)
         for status, codes in sorted(by_status.items()):
             doc.setdefault("responses", {})[str(status)] = _error_response(status, codes)
-        doc.setdefault("responses", {}).update(_SERVER_RESPONSES)
         return doc
 
 

@@ -9,14 +9,13 @@ from typing import cast
 
 from flask import json, request
 from marshmallow import ValidationError
-from werkzeug.datastructures import MultiDict
 from werkzeug.exceptions import RequestEntityTooLarge
 
 from api import idempotency, log_fields
 from api.base64_input import decode_base64
 from api.errors import ApiError
 from api.middleware import request_body
-from api.schemas.fields import LoadedData
+from api.schemas.fields import LoadedData, to_dict
 from api.schemas.files import IMAGE, VIDEO, FileSchema, OptionsSchema
 from api.schemas.images import IMAGE_COUNT, ImagesSchema
 from moodreel.media.container import video_demuxer
@@ -37,6 +36,11 @@ _MEDIA_TYPES = ("video/", "image/", "audio/", "application/octet-stream")
 _MAX_NAME, _MAX_NAMES = 64, 4
 """Characters of a name, and number of names, that an error repeats."""
 _TEXT_PART = "The part is text. Send it as a file: with a filename in its Content-Disposition."
+_OTHER_FILE = "Only the part file is a file. Send an option as text: without a filename in its Content-Disposition."
+_NO_PARTS = (
+    "The form has no parts: its Content-Type has no boundary or another one, or it was cut off. Let your HTTP client "
+    "set that header."
+)
 _LARGE_FORM = (
     "The form has over 500 kB of text in a part, or over 1000 parts. Send it as a file: with a filename in its "
     "Content-Disposition."
@@ -79,6 +83,8 @@ def read_uploads() -> tuple[list[bytes | ApiError], LoadedData]:
         options = load_options(ImagesSchema(), _read_file_json())
         return [_picture_or_error(image["content"]) for image in options.pop("pictures")], options
     fields, files = read_form()
+    if not files:
+        raise ValidationError({"file": [_missing_file(fields)]})
     options = _load_form(ImagesSchema(), fields)
     try:
         IMAGE_COUNT(files)
@@ -98,7 +104,7 @@ def load_options(schema: OptionsSchema, body: Mapping[str, object], *, partial: 
     Raises:
         ValidationError: They break the schema, or both have the same field.
     """
-    query = _join_nested(to_single_values(request.args))
+    query = _join_nested(to_dict(request.args.items(multi=True)))
     if query and isinstance(body, Mapping):
         errors = {name: ["Send it in the body."] for name in query if name in schema.body_only}
         errors |= {name: ["Send it once: in the body or in the query string."] for name in query if name in body}
@@ -121,6 +127,7 @@ def read_json(example: str = _FILE_EXAMPLE, *, analyzed: bool = False) -> Mappin
 
     Raises:
         ApiError: The body is compressed, is no JSON or has too many parts.
+        ValidationError: An object in it has two fields of one name.
     """
     _require_identity_encoding()
     stream = request.stream  # waits for a slot
@@ -137,7 +144,10 @@ def read_json(example: str = _FILE_EXAMPLE, *, analyzed: bool = False) -> Mappin
         # Both are 40 MB for a video of 30 MB. The bytes are not needed while the text is parsed.
         del data
         # strict=False accepts the raw line breaks that the `base64` command puts into a body.
-        return cast(Mapping[str, object], json.loads(text, strict=False, parse_constant=_reject_constant))
+        return cast(
+            Mapping[str, object],
+            json.loads(text, strict=False, parse_constant=_reject_constant, object_pairs_hook=to_dict),
+        )
     except (ValueError, RecursionError) as error:
         raise ApiError("bad_json", f"Send a JSON object, such as {example}.") from error
 
@@ -158,19 +168,15 @@ def read_form() -> tuple[dict[str, str], list[bytes]]:
         if request_body.bytes_read() > (request.max_content_length or 0):
             raise
         raise ValidationError({"file": [_LARGE_FORM]}) from error
-    fields = to_single_values(form)
+    fields = to_dict(form.items(multi=True))
+    # A page sends the inputs in which nobody chose a file as well, without a filename.
+    others = {name for name, file in request.files.items(multi=True) if name != "file" and file.filename}
+    if files and others:
+        raise ValidationError({name: [_OTHER_FILE] for name in others})
     # `api.middleware.request_body` keeps the parts in memory: this makes no copy.
     contents = [cast(io.BytesIO, file.stream).getvalue() for file in files]
     idempotency.begin([json.dumps(fields, sort_keys=True).encode(), *contents])
     return fields, contents
-
-
-def to_single_values(fields: MultiDict[str, str]) -> dict[str, str]:
-    """Return the fields of a form or a query string. Raises ValidationError for a field that is there repeatedly."""
-    counts = {name: len(values) for name, values in fields.lists() if len(values) > 1}
-    if counts:
-        raise ValidationError({name: [f"It was sent {count} times. Send it once."] for name, count in counts.items()})
-    return fields.to_dict()
 
 
 def has_body() -> bool:
@@ -194,9 +200,11 @@ def _from_form(schema: FileSchema) -> Upload:
 
 
 def _missing_file(fields: Mapping[str, str]) -> str:
-    """Say why a form has no file: its part has another name, or no file name."""
+    """Say why a form has no file: it was not read, its part has another name, or no file name."""
     if "file" in fields:
         return _TEXT_PART
+    if not fields and not request.files:
+        return _NO_PARTS
     names = ", ".join(name[:_MAX_NAME] for name in [*request.files][:_MAX_NAMES])
     return f"The form has the file in another part: {names}. Name it file." if names else "The form has no such part."
 

@@ -62,7 +62,9 @@ class WebhookSender:
             host, _ = parts.hostname, parts.port
         except ValueError:
             parts, host = SplitResult("", "", "", "", ""), None
-        if len(url) > MAX_URL_LENGTH or not url.isascii() or not url.isprintable() or " " in url or parts.username:
+        if len(url) > MAX_URL_LENGTH:
+            raise ApiError("bad_header", f"{HEADER} has {len(url)} characters; at most {MAX_URL_LENGTH} are taken.")
+        if not url.isascii() or not url.isprintable() or " " in url or parts.username:
             host = None
         if not host or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL)):
             raise ApiError("bad_header", f"{HEADER} takes the address of a webhook that begins with https://.")

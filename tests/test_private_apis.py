@@ -73,6 +73,11 @@ def test_gunicorn_worker_reads_headers_before_it_handles_a_request_and_sends_hea
     assert "self.notify()" in inspect.getsource(ThreadWorker.run)
 
 
+def test_gunicorn_worker_answers_what_it_cannot_parse_by_a_method() -> None:
+    assert "self.handle_error(req, conn.sock, conn.client, e)" in inspect.getsource(ThreadWorker.handle)
+    assert parameters(ThreadWorker.handle_error) == ["self", "req", "client", "addr", "exc"]
+
+
 def test_gunicorn_body_can_be_marked_as_failed() -> None:
     assert Body(io.BytesIO(b"")).failed is False
 

@@ -76,7 +76,7 @@ class Caller:
 
 
 def authenticate(request: Request) -> Caller | None:
-    """Authenticate the request. Returns None without valid credentials; a token error is stored in `g.auth_error`."""
+    """Authenticate the request. Returns None without valid credentials; `g.auth_error` has what is wrong with them."""
     g.auth_error = None
     try:
         callers = (authenticator(request) for authenticator in _AUTHENTICATORS)
@@ -151,13 +151,12 @@ def client_id(request: Request) -> str | None:
     return value if value.isprintable() and 0 < len(value) <= CLIENT_ID_LENGTH else None
 
 
-def _unauthorized() -> ApiError:
+def _unauthorized(detail: str | None = None) -> ApiError:
     tokens = bool(services().token_verifier)
-    wrong = "This service has no such API key: check x-api-key for a missing or additional character."
     missing = f"Send an API key in the x-api-key header{', or a token as Authorization: Bearer' if tokens else ''}."
     return ApiError(
         "unauthorized",
-        wrong if request.headers.get("x-api-key") else missing,
+        detail or missing,
         headers={"WWW-Authenticate": 'ApiKey realm="moodreel"' + (', Bearer realm="moodreel"' if tokens else "")},
     )
 
@@ -186,6 +185,8 @@ def _by_api_key(request: Request) -> Caller | None:
         # Every key is compared, even after a match, so that the time reveals nothing.
         if hmac.compare_digest(sent, digest):
             matched = digest
+    if matched is None and request.headers.get("x-api-key"):
+        raise _unauthorized("This service has no such API key: check x-api-key for a missing or additional character.")
     return Caller(f"key-{matched.hex()[:8]}", frozenset({ADMIN})) if matched else None
 
 

@@ -28,7 +28,7 @@ def _compress(response: Response) -> Response:
     if (
         not (path or is_page)
         or response.mimetype not in _TYPES
-        or request.method != "GET"
+        or request.method not in ("GET", "HEAD")
         or "Range" in request.headers
     ):
         return response

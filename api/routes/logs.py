@@ -9,8 +9,8 @@ from marshmallow import ValidationError
 from api.auth import authentication
 from api.errors import ApiError
 from api.openapi import GuardedBlueprint
-from api.request_parsing import has_body, read_json, to_single_values
-from api.schemas.fields import LoadedData
+from api.request_parsing import has_body, read_json
+from api.schemas.fields import LoadedData, to_dict
 from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
 from moodreel.storage.call_log import write_csv
@@ -38,7 +38,7 @@ def logs() -> Response:
 
 
 def _filters() -> Mapping[str, object]:
-    in_query = to_single_values(request.args)
+    in_query = to_dict(request.args.items(multi=True))
     if not has_body():
         return in_query
     in_body = read_json()

@@ -24,7 +24,7 @@ blueprint = GuardedBlueprint(
 @blueprint.route("/api/predict/multimodal", methods=["POST"])
 @blueprint.doc(operationId="predictFaceAndVoice", requestBody=file_body(AudioVisualSchema))
 @blueprint.response(200, AudioVisualPredictionSchema, headers={**analysis_recorder.HEADERS, **MOCK_HEADER})
-@blueprint.error_responses(*AUDIOVISUAL_CODES, "noncommercial_model", "model_missing")
+@blueprint.error_responses(*AUDIOVISUAL_CODES, "noncommercial_model")
 @jobs.asynchronous(blueprint)
 @blueprint.document_query(AudioVisualSchema)
 def predict() -> Response:

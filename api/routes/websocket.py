@@ -23,6 +23,7 @@ from api.errors import STATUS, ApiError, problem_response, to_message
 from api.limits import ConnectionSlot, TokenBucket
 from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED
 from api.middleware import access_log
+from api.schemas.fields import to_dict
 from api.schemas.texts import TextPredictionSchema
 from api.services import services
 from api.websocket.channel import HandshakeError, UpgradedResponse, WebSocketChannel
@@ -244,7 +245,7 @@ def _parse(message: str | bytes) -> tuple[str, bool]:
     if isinstance(message, bytes):
         raise ApiError("unsupported_media", "Send text, not bytes.")
     try:
-        data = json.loads(message) if message.lstrip().startswith("{") else None
+        data = json.loads(message, object_pairs_hook=to_dict) if message.lstrip().startswith("{") else None
     except (ValueError, RecursionError):
         data = None
     if not isinstance(data, dict):

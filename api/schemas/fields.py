@@ -1,16 +1,19 @@
 """Fields that several schemas use."""
 
 import base64
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 from zoneinfo import ZoneInfo
 
 from marshmallow import Schema, ValidationError, fields, validate
 from marshmallow.types import ErrorMessages
 
-_ZONES_OF_THE_HOST = ("localtime", "posixrules")
-"""Files beside those of the zones: settings of the machine, whatever zone it is in."""
+_NO_ZONES = ("localtime", "posixrules", "Factory", "posix", "right")
+"""Files and folders beside those of the zones: settings of the machine, no zone at all, and copies of all zones."""
+
+Value = TypeVar("Value")
 
 LoadedData = dict[str, Any]
 """Data that a schema has loaded and validated, by field."""
@@ -30,6 +33,18 @@ def results_field(schema: str) -> fields.List[object]:
     """Make the field with the results of a batch: each is an object of this schema of the document, or a problem."""
     schemas = [{"$ref": f"#/components/schemas/{name}"} for name in (schema, "Problem")]
     return fields.List(fields.Raw(metadata={"oneOf": schemas}))
+
+
+def to_dict(items: Iterable[tuple[str, Value]]) -> dict[str, Value]:
+    """Return the fields of a JSON object, a form or a query string. Raises ValidationError for a repeated one."""
+    pairs = list(items)
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        counts = Counter(name for name, _ in pairs)
+        raise ValidationError(
+            {name: [f"It was sent {count} times. Send it once."] for name, count in counts.items() if count > 1}
+        )
+    return unique
 
 
 class AnswerSchema(Schema):
@@ -107,12 +122,12 @@ class Boolean(fields.Boolean):
         return super()._deserialize(value, attr, data, **kwargs)
 
 
-class StatusCode(fields.Integer):
-    """An HTTP status, as a number or a string of digits."""
+class WholeNumber(fields.Integer):
+    """A whole number, or a string of digits, as a form has it."""
 
     def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> int:
         # `Integer` would truncate 200.5 to 200.
-        if isinstance(value, float | bool):
+        if isinstance(value, float | bool) or (isinstance(value, str) and not value.strip().isdecimal()):
             raise self.make_error("invalid", input=value)
         return super()._deserialize(value, attr, data, **kwargs)
 
@@ -124,11 +139,9 @@ class TimeZone(fields.String):
         try:
             # In a query string, the + of Etc/GMT+2 means a space.
             zone = ZoneInfo(super()._deserialize(value, attr, data, **kwargs).replace(" ", "+"))
-            if zone.key in _ZONES_OF_THE_HOST:
+            if zone.key.partition("/")[0] in _NO_ZONES:
                 raise ValueError(zone.key)
             return zone
-        except ValidationError:
-            raise
         except (ValueError, KeyError, OSError) as error:
             raise ValidationError("Not a time zone, such as Europe/Berlin.") from error
 
@@ -150,6 +163,4 @@ class Date(fields.String):
         try:
             return self._parse(super()._deserialize(value, attr, data, **kwargs))
         except ValueError as error:
-            if isinstance(error, ValidationError):
-                raise
             raise ValidationError("Not a date in ISO 8601, such as 2025-08-16 or 2025-08-16T12:34:56Z.") from error

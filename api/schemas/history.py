@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
-from api.schemas.fields import AnswerSchema, Date, LoadedData, Probability, TimeZone, field_doc
+from api.schemas.fields import AnswerSchema, Date, LoadedData, Probability, TimeZone, WholeNumber, field_doc
 from moodreel.emotions import FIVE
 from moodreel.storage.history import KINDS
 from moodreel.storage.mood_calendar import PERIODS
@@ -39,7 +39,7 @@ class HistoryQuery(Schema):
     emotion = fields.String(metadata=field_doc("The `emotion` of an entry, or its `mood`.", example="Happy"))
     start_date = Date(parse_start, metadata=field_doc("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
     end_date = Date(parse_end, metadata=field_doc("As `start_date`; a date without a time includes that day."))
-    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+    limit = WholeNumber(load_default=100, validate=validate.Range(1, 1000))
     cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 
 

@@ -2,7 +2,7 @@
 
 from marshmallow import RAISE, Schema, fields, post_load, validate
 
-from api.schemas.fields import AnswerSchema, Boolean, Date, LoadedData, StatusCode, field_doc
+from api.schemas.fields import AnswerSchema, Boolean, Date, LoadedData, WholeNumber, field_doc
 from moodreel.storage.call_log import CallFilters
 from moodreel.storage.timestamps import parse_end, parse_start
 
@@ -15,7 +15,7 @@ class LogsQuery(Schema):
 
     start_date = Date(parse_start, metadata=field_doc("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
     end_date = Date(parse_end, metadata=field_doc("As `start_date`; a date without a time includes that day."))
-    status_code = StatusCode(validate=validate.Range(100, 599))
+    status_code = WholeNumber(validate=validate.Range(100, 599))
     success = Boolean(metadata=field_doc('`"True"`, `"False"` or a JSON boolean.'))
     client_id = fields.String()
     endpoint = fields.String(metadata={"example": "/predict"})
@@ -26,7 +26,7 @@ class LogsQuery(Schema):
     error = fields.String(metadata=field_doc("The `code` of the error.", example="no_face"))
     model = fields.String(metadata=field_doc("Name of the model.", example="moodreel-five"))
     job = fields.String(metadata=field_doc("Id of a job: the call that was made the job, and the job's runs."))
-    limit = fields.Integer(load_default=100, validate=validate.Range(1, 1000))
+    limit = WholeNumber(load_default=100, validate=validate.Range(1, 1000))
     cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 
     @post_load

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import ClassVar
 
-from marshmallow import fields, pre_load, validate
+from marshmallow import fields, validate
 from marshmallow.types import ErrorMessages
 
 from api.schemas.fields import (
@@ -17,8 +17,10 @@ from api.schemas.fields import (
     RoundedFloat,
     Seconds,
     Weight,
+    WholeNumber,
     field_doc,
     model_field,
+    to_dict,
 )
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from moodreel.emotions import FIVE
@@ -68,9 +70,8 @@ class LoopOptionsSchema(OptionsSchema):
         validate=validate.Range(*LOOP_SECONDS),
         metadata=field_doc("Seconds of the whole loop."),
     )
-    size = fields.Integer(
+    size = WholeNumber(
         load_default=LoopOptions.size,
-        strict=True,
         validate=validate.Range(*LOOP_SIDES),
         metadata=field_doc("Longest side in pixels."),
     )
@@ -92,14 +93,6 @@ class LoopOptionsSchema(OptionsSchema):
         ),
     )
 
-    @pre_load
-    def _parse_size(self, data: object, **_: object) -> object:
-        # A form has only strings, and a strict integer accepts none. `int` raises for thousands of digits.
-        size = data.get("size") if isinstance(data, Mapping) else None
-        if isinstance(data, Mapping) and isinstance(size, str) and len(size) < 20 and size.strip().isdecimal():
-            return {**data, "size": int(size)}
-        return data
-
 
 class ThumbnailOptionsSchema(VideoSchema, LoopOptionsSchema):
     """A video, and the options of its loop."""
@@ -117,7 +110,7 @@ class LoopField(ObjectField):
     def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> LoadedData | None:
         if isinstance(value, str):
             try:
-                value = json.loads({"True": "true", "False": "false"}.get(value, value))
+                value = json.loads({"True": "true", "False": "false"}.get(value, value), object_pairs_hook=to_dict)
             except (ValueError, RecursionError) as error:
                 raise self.make_error("invalid") from error
         if isinstance(value, bool):

@@ -37,6 +37,11 @@ _MIN_GAP = 0.1
 lost packet."""
 _SILENCE = 2 / 2**15
 """Amplitude up to which audio is silent: two steps of 16 bits, what a muted microphone and a codec's rounding leave."""
+_BLOCK = SAMPLE_RATE // 50
+"""Samples of the 20 ms that are silent or not."""
+_MIN_AUDIBLE_BLOCKS = 5
+"""Blocks that make a sound: 0.1 s. No syllable is shorter; a click is, and so is what a codec makes of the edges of a
+constant voltage."""
 
 
 @dataclass(frozen=True)
@@ -93,8 +98,8 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
     second one for their own players.
 
     Returns:
-        The audio; None where the file has none: no audio stream, an empty one, or only silence, as a muted microphone
-        records.
+        The audio; None where the file has none: no audio stream, an empty one, or one of which `is_silent` holds, as
+        a muted microphone records.
 
     Raises:
         UnsupportedMedia: The first bytes are of no known format, or the codec, rate or channels are not supported.
@@ -111,8 +116,10 @@ def out_of_memory() -> AudioTooLong:
 
 
 def is_silent(samples: np.ndarray) -> bool:
-    """Return whether samples (N,), from -1 to 1, are only silence."""
-    return not len(samples) or float(np.abs(samples).max()) <= _SILENCE
+    """Return whether samples (N,), from -1 to 1, are only silence, a constant voltage, or too short to be a voice."""
+    blocks = samples[: len(samples) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
+    audible = np.ptp(blocks, axis=1) > 2 * _SILENCE
+    return int(audible.sum()) < _MIN_AUDIBLE_BLOCKS
 
 
 class AudioFile:

@@ -175,6 +175,9 @@ class ModelRegistry(Generic[Model]):
         try:
             model = self._loader(self._folder(name), device=self._device)
         except BaseException as error:
+            if isinstance(error, ModelInvalid):
+                # The error may name the file only, which has the same name in each model's folder.
+                logger.error("The model %r cannot be loaded.", name)
             with self._lock:
                 del self._models[name]
             future.set_exception(error)

@@ -66,10 +66,12 @@ _PLAIN: dict[int, str] = {
     ord("Ⓜ"): "M",
     **{ord(unicodedata.lookup(f"LATIN LETTER SMALL CAPITAL {each}")): each.lower() for each in _SMALL_CAPITALS},
     **dict.fromkeys(map(ord, "\u02bc\u00b4"), "'"),
+    **dict.fromkeys(map(ord, "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffc"), " "),
     **dict.fromkeys(map(ord, "\v\f\x1c\x1d\x1e\x1f\x85"), "\n"),
 }
-"""What NFKC leaves or changes otherwise: skin tones, letters in boxes, small capitals, apostrophes, and line breaks
-that tokenizers delete, such as that of Word (Shift+Enter)."""
+"""What NFKC leaves or changes otherwise: skin tones, letters in boxes, small capitals, apostrophes, letters and
+signs without a picture (fillers of Korean and Khmer, empty Braille, the place of a picture in a note of iOS), and line
+breaks that tokenizers delete, such as that of Word (Shift+Enter)."""
 
 _MARKS = "[\ufe00-\ufe0f\u0300-\u036f\u0488\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 """Combining marks of no one script. Accents become one character with their letter by NFKC, and remain."""

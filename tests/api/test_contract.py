@@ -6,11 +6,13 @@ import hashlib
 import io
 import json
 import re
+import socket
 import sqlite3
 import string
 import textwrap
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPResponse
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 from api.base64_input import decode_base64
+from api.error_examples import ERROR_EXAMPLES
 from api.errors import STATUS
 from api.schemas import videos
 from api.settings import Settings
@@ -384,6 +387,8 @@ REJECTIONS: list[tuple[str, str, str, dict[str, Any], int, str]] = [
     ("success is a number", "GET", "/logs", {"json": {"success": 1}}, 422, "invalid_request"),
     ("invalid start_date", "GET", "/logs?start_date=yesterday", {}, 422, "invalid_request"),
     ("invalid end_date", "GET", "/logs?end_date=2025-02-30", {}, 422, "invalid_request"),
+    ("limit is no whole number", "GET", "/logs", {"json": {"limit": 2.5}}, 422, "invalid_request"),
+    ("limit is true", "GET", "/logs", {"json": {"limit": True}}, 422, "invalid_request"),
     ("limit is zero", "GET", "/logs?limit=0", {}, 422, "invalid_request"),
     ("limit too high", "GET", "/logs?limit=1001", {}, 422, "invalid_request"),
     ("invalid cursor", "GET", "/logs?cursor=xyz", {}, 422, "invalid_request"),
@@ -417,7 +422,6 @@ DOMAIN_ERRORS = {
     "VideoTooBig": (413, "video_too_big"),
     "NoFace": (422, "no_face"),
     "Overloaded": (503, "overloaded"),
-    "ModelInvalid": (500, "internal"),
 }
 
 
@@ -430,11 +434,46 @@ def test_each_clip_error_has_its_own_code(server: Server, path: str, name: str) 
         assert body["detail"] == "A sentence for the caller. Do this next."
 
 
+def test_a_damaged_model_is_told_apart_from_a_bug_and_what_is_wrong_with_it_is_in_the_log(server: Server) -> None:
+    body = assert_problem(server.post("/predict", b"raise ModelInvalid"), 503, "model_missing")
+    assert body["detail"].startswith("The files of this model are damaged on the server. Choose another model")
+    assert "A sentence for the caller. Do this next." in server.output
+
+
 @pytest.mark.parametrize("path", ["/predict", "/thumbnail"])
 def test_an_unexpected_exception_is_shown_in_the_log_only(server: Server, path: str) -> None:
     body = assert_problem(server.post(path, b"crash"), 500, "internal")
     assert "RuntimeError: /a/secret/path" in server.output
     assert body["request_id"] in server.output
+
+
+@pytest.mark.parametrize(
+    ("request_head", "status", "code"),
+    [
+        (b"GET", 400, "bad_request"),
+        (b"GET /health HTTP/7.0", 400, "bad_request"),
+        (b"\x16\x03\x01\x02\x00", 400, "bad_request"),
+        (b"GET /health HTTP/1.1\r\nx api key: unlogged", 400, "bad_header"),
+        (b"GET /health HTTP/1.1\r\nContent-Length: 1\r\nContent-Length: 2", 400, "bad_header"),
+        (b"GET /" + b"a" * 9000 + b" HTTP/1.1", 414, "uri_too_long"),
+        (b"POST /predict HTTP/1.1\r\nExpect: magic", 417, "expectation_failed"),
+        (b"GET /health HTTP/1.1" + b"\r\na: 1" * 101, 431, "headers_too_large"),
+        (b"GET /health HTTP/1.1\r\nx-large: " + b"a" * 9000, 431, "headers_too_large"),
+        (b"POST /predict HTTP/1.1\r\nTransfer-Encoding: zip", 501, "not_implemented"),
+    ],
+)
+def test_what_is_no_http_is_a_problem_too(server: Server, request_head: bytes, status: int, code: str) -> None:
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(request_head + b"\r\n\r\n")
+        answer = HTTPResponse(connection)
+        answer.begin()
+        body = json.loads(answer.read())
+    assert (answer.status, body["status"], body["code"]) == (status, status, code)
+    assert body["detail"] == ERROR_EXAMPLES[code] or code == "bad_header"
+    assert body["request_id"] == answer.headers["x-request-id"]
+    assert answer.headers["Content-Type"] == PROBLEM
+    assert answer.headers["Connection"] == "close"
+    assert "unlogged" not in server.output
 
 
 def assert_problem(response: requests.Response, status: int, code: str) -> dict[str, Any]:
@@ -474,6 +513,41 @@ SENTENCES: list[tuple[str, str, str, dict[str, Any], str]] = [
     ("large text part", "POST", "/predict", {"files": {"file": (None, "A" * 600_000)}}, "in its Content-Disposition."),
     ("many parts", "POST", "/api/detect/batch", {"files": [("file", b"")] * 1001}, "or over 1000 parts."),
     ("too large form", "POST", "/predict", {"files": {"file": b"x" * 8_000_001}}, "The body may have 8 MB."),
+    (
+        "no boundary",
+        "POST",
+        "/predict",
+        {"data": b"--x--", "headers": {**HEADERS, "content-type": "multipart/form-data"}},
+        "file: The form has no parts: its Content-Type has no boundary",
+    ),
+    (
+        "option as a file",
+        "POST",
+        "/thumbnail",
+        {"files": {"file": CLIP, "size": ("blob", "240")}},
+        "size: Only the part file is a file. Send an option as text",
+    ),
+    (
+        "other parts of a batch",
+        "POST",
+        "/api/detect/batch",
+        {"files": [("file[]", PHOTO)] * 2},
+        "file: The form has the file in another part: file[]. Name it file.",
+    ),
+    (
+        "part of a batch with another name",
+        "POST",
+        "/api/detect/batch",
+        {"files": [("file", PHOTO), ("file2", PHOTO)]},
+        "file2: Only the part file is a file.",
+    ),
+    (
+        "item that is no object",
+        "POST",
+        "/api/detect/batch",
+        {"json": {"pictures": ["AAAA"]}},
+        "pictures.0: Invalid input type.",
+    ),
     ("no part", "POST", "/predict", {"files": {"fps": (None, "30")}}, "file: The form has no such part."),
     ("two files", "POST", "/predict", {"files": [("file", CLIP), ("file", CLIP)]}, "file: There are 2. Send one file"),
     ("no body", "POST", "/predict", {}, "The body is empty. Send a JSON object, such as"),

@@ -364,7 +364,9 @@ def test_a_deletion_with_filters_does_not_delete_everything(server: Server, user
 # --- the summary ---
 
 
-@pytest.mark.parametrize("zone", ["localtime", "posixrules", "Mars/Base"])
+@pytest.mark.parametrize(
+    "zone", ["localtime", "posixrules", "Factory", "posix/Asia/Tokyo", "right/Asia/Tokyo", "Mars/Base"]
+)
 def test_the_zone_of_the_server_is_no_time_zone(server: Server, user: str, zone: str) -> None:
     response = call(server, user, "GET", f"/api/history/summary?tz={zone}")
     assert response.json()["errors"] == {"tz": ["Not a time zone, such as Europe/Berlin."]}

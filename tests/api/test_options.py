@@ -1,5 +1,6 @@
 """Options of the media routes: the same in a JSON body, a form and the query string; unknown ones are refused."""
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -118,6 +119,29 @@ def test_a_repeated_option_is_refused(server: Server, path: str, name: str, plac
     )
     assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
     assert response.json()["errors"] == {name: ["It was sent 2 times. Send it once."]}
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "errors"),
+    [
+        ("POST", "/thumbnail", '{"size": 100, "size": 200}', {"size": ["It was sent 2 times. Send it once."]}),
+        ("POST", "/predict", '{"thumbnail": {"size": 1, "size": 2}}', {"size": ["It was sent 2 times. Send it once."]}),
+        (
+            "POST",
+            "/predict?thumbnail=%7B%22size%22:1,%22size%22:2%7D",
+            json.dumps(video_body(CLIP)),
+            {"thumbnail": {"size": ["It was sent 2 times. Send it once."]}},
+        ),
+        ("POST", "/api/text", '{"text": "a", "text": "b"}', {"text": ["It was sent 2 times. Send it once."]}),
+        ("GET", "/logs", '{"limit": 1, "limit": 2}', {"limit": ["It was sent 2 times. Send it once."]}),
+    ],
+)
+def test_a_repeated_field_of_json_is_refused(
+    server: Server, method: str, path: str, body: str, errors: dict[str, Any]
+) -> None:
+    response = server.call(method, path, data=body)
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_request")
+    assert response.json()["errors"] == errors
 
 
 @pytest.mark.parametrize("path", ["/logs?limit=1&limit=2", "/auth/usage?tz=UTC&tz=Europe/Berlin"])

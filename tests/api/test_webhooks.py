@@ -160,13 +160,17 @@ def test_a_listed_host_may_be_called(url: str) -> None:
         "https://hooks.example.com/a b",
         "https://hooks.example.com:port/",
         "https://[hooks.example.com/",
-        "https://hooks.example.com/" + "a" * 500,
         "hooks.example.com",
     ],
 )
 def test_any_other_url_is_refused(url: str) -> None:
     with pytest.raises(ApiError, match="x-webhook-url"):
         WebhookSender(HOSTS, SECRET).check(url)
+
+
+def test_an_address_that_is_too_long_is_told_so() -> None:
+    with pytest.raises(ApiError, match=r"x-webhook-url has 525 characters; at most 500 are taken\."):
+        WebhookSender(HOSTS, SECRET).check("https://hooks.example.com".ljust(525, "/"))
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1", "10.2.0.1", "169.254.169.254", "::1", "fd00::1"])

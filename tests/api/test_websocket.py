@@ -163,6 +163,13 @@ def test_a_first_message_without_valid_credentials_is_refused(server: Server, me
         assert (opcode, int.from_bytes(data[:2], "big")) == (8, UNAUTHENTICATED)
 
 
+def test_a_wrong_key_in_the_first_message_is_told_so(server: Server) -> None:
+    with WebSocketClient(server, header={}) as client:
+        client.socket.send('{"api_key": "wrong"}')
+        code, reason = client.wait_for_close()
+    assert (code, reason.split(":")[0]) == (UNAUTHENTICATED, "This service has no such API key")
+
+
 def test_a_client_that_does_not_sign_in_is_closed_within_seconds(server: Server) -> None:
     start = time.monotonic()
     with WebSocketClient(server, header={"x-request-id": "silent"}) as client:
@@ -231,6 +238,7 @@ def test_a_text_may_be_sent_plain_or_as_json(server: Server) -> None:
     [
         ('{"words": "hello"}', "invalid_request"),
         ('{"text": 5}', "invalid_request"),
+        ('{"text": "a", "text": "b"}', "invalid_request"),
         ("", "text_empty"),
         ('{"text": ""}', "text_empty"),
         ("raise TextTooLong", "text_too_long"),

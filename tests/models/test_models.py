@@ -548,13 +548,14 @@ def test_the_least_recently_used_model_is_dropped_but_never_the_default(tmp_path
     assert models.names() == sorted(names)
 
 
-def test_a_model_that_failed_to_load_is_tried_again(tmp_path):
+def test_a_model_that_failed_to_load_is_named_in_the_log_and_tried_again(tmp_path, caplog):
     folder = save_compact(tmp_path / "one")
     weights = (folder / WEIGHTS_FILE).read_bytes()
     models = face_model_registry(tmp_path, default="one")
     (folder / WEIGHTS_FILE).write_bytes(weights[:100])
     with pytest.raises(ModelInvalid):
         models.get()
+    assert "The model 'one' cannot be loaded." in caplog.text
     assert models.loaded() == []
     (folder / WEIGHTS_FILE).write_bytes(weights)
     assert models.get().info.name == "one"

@@ -127,8 +127,10 @@ BLACK = [np.zeros((48, 64, 3), np.uint8)] * 10
         (synthetic_video.encode_video(BLACK, fps=10), "Face the camera"),
         (encode_sine_clip(BLACK, 1, silent=True), "Face the camera"),
         (synthetic_audio.encode_audio(np.zeros(SAMPLE_RATE, np.float32)), "microphone"),
+        (synthetic_audio.encode_audio(synthetic_audio.sine(500, 0.01)), "microphone"),
+        (synthetic_audio.encode_audio(np.full(48_000, 0.5, np.float32), rate=48_000), "microphone"),
     ],
-    ids=["black, no sound", "black, silence", "silence alone"],
+    ids=["black, no sound", "black, silence", "silence alone", "a click", "a constant voltage"],
 )
 def test_neither_face_nor_audio_is_an_error(loader, clip, message):
     with pytest.raises(NoFaceNoAudio, match=message):

@@ -109,7 +109,7 @@ def test_odd_texts_get_a_valid_result(pipeline, text):
     assert all(np.isfinite(score) and 0 <= score <= 1 for score in result.scores.values())
 
 
-@pytest.mark.parametrize("text", ["", " \n\t", "\0\0", "\u200b\u200e", "\u202e", "___"])
+@pytest.mark.parametrize("text", ["", " \n\t", "\0\0", "\u200b\u200e", "\u202e", "___", "\u2800\u3164\uffa0", "\ufffc"])
 def test_an_empty_text_is_refused(pipeline, text):
     with pytest.raises(TextEmpty):
         pipeline.predict([text])

@@ -66,6 +66,10 @@ def test_files_are_compressed_and_not_sent_again_while_they_are_the_same(browser
     assert packed.headers["Content-Encoding"] == "gzip"
     assert gzip.decompress(packed.data) == plain.data
     assert packed.content_length == len(packed.data) < len(plain.data) / 2
+    head = browser_client.head("/static/studio/app.js", headers={"accept-encoding": "gzip"})
+    assert head.data == b""
+    for name in ("Content-Encoding", "Content-Length", "ETag", "Vary"):
+        assert head.headers[name] == packed.headers[name]
     again = {"accept-encoding": "gzip", "if-none-match": packed.headers["ETag"]}
     assert browser_client.get("/static/studio/app.js", headers=again).status_code == 304
     part = browser_client.get("/static/studio/app.js", headers={"accept-encoding": "gzip", "range": "bytes=0-9"})
