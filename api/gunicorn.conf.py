@@ -28,9 +28,10 @@ from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from api.temporary_folders import delete_service_folders, service_folder
 
-# prometheus_client reads this when it is first imported, which the imports below do.
+# prometheus_client reads this when it is first imported, which the imports below do. Version 0.1.0 names its folder
+# moodreel-metrics-… and does not lock it: it would be deleted if both run.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = service_folder("moodreel-metrics-", tempfile.gettempdir())
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = service_folder("moodreel-prometheus-", tempfile.gettempdir())
 # The cores are shared by the workers; and a process without further threads can be forked safely.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -180,7 +181,8 @@ worker_connections = threads + 1000
 timeout = 120
 # At a stop, running requests may still wait for both slots (THREADS, ANALYSES_AT_ONCE), decode and encode.
 graceful_timeout = int(2 * settings.max_wait_seconds + settings.max_wall_seconds) + 15
-keepalive = 15
+# Longer than the 60 s of nginx and of most load balancers: they would lose a call on a connection that is closed here.
+keepalive = 75
 limit_request_line = 8190  # the most that Gunicorn allows, and what proxies let through
 reload = settings.debug
 loglevel = "debug" if settings.debug else settings.log_level.lower()
@@ -252,7 +254,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def when_ready(server: "Arbiter") -> None:
-    """Ignore a reload while a setting is invalid: Gunicorn itself would end, and with it the service.
+    """Ignore a reload while a setting or this file is invalid: Gunicorn itself would end, and with it the service.
 
     Until the old workers have ended, Gunicorn would replace no new one that ends: start another one here.
 
@@ -266,6 +268,13 @@ def when_ready(server: "Arbiter") -> None:
             Settings.from_environment()
         except SettingsError as error:
             server.log.error("moodreel goes on as it was: %s", error)
+            return
+        try:
+            server.app.reload()
+        except SystemExit:
+            # It cannot be run with the modules that this process has: it is of another version.
+            server.app.cfg = server.cfg
+            server.log.error("moodreel goes on as it was: a new version needs a restart, not a reload.")
             return
         age = server.worker_age
 
