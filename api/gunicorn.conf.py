@@ -26,12 +26,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from api.temporary_folders import delete_service_folders, service_folder
+from api.temporary_folders import MEMORY, delete_service_folders, service_folder
 
 # prometheus_client reads this when it is first imported, which the imports below do. Version 0.1.0 names its folder
 # moodreel-metrics-… and does not lock it: it would be deleted if both run.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = service_folder("moodreel-prometheus-", tempfile.gettempdir())
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = service_folder("moodreel-prometheus-", MEMORY or tempfile.gettempdir())
 # The cores are shared by the workers; and a process without further threads can be forked safely.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -155,11 +155,9 @@ try:
 except SettingsError as error:
     _stop(error)
 
-# In memory nothing waits for a disk, and nothing is left on one.
-_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
 # The workers share the cache of analyses and the answers to calls with an Idempotency-Key. Both end with them, unless
 # ANALYSIS_CACHE_PATH or IDEMPOTENCY_PATH names a file.
-_folder = service_folder("moodreel-analyses-", _memory or tempfile.gettempdir())
+_folder = service_folder("moodreel-analyses-", MEMORY or tempfile.gettempdir())
 if not settings.analysis_cache_path:
     os.environ["ANALYSIS_CACHE_PATH"] = f"{_folder}/analyses.db"
 if not settings.idempotency_path:
@@ -189,7 +187,7 @@ loglevel = "debug" if settings.debug else settings.log_level.lower()
 control_socket_disable = True
 # By default SCRIPT_NAME, from a client of a proxy on this machine, changes the path after the proxy has checked it.
 forwarder_headers = ""
-worker_tmp_dir = _memory  # for the heartbeat
+worker_tmp_dir = MEMORY  # for the heartbeat
 
 
 def on_starting(_server: object) -> None:

@@ -40,6 +40,7 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
         assert (status("old"), status("new")) == (200, 401)
         made = folders()
         assert {path.name.rpartition("-")[0] for path in made} == {"moodreel-prometheus", "moodreel-analyses"}
+        assert {path.parent for path in made} == {Path("/dev/shm")}, "a full disk under them would crash the workers"
         reload_with("old,new", key="new", expected=200)
         assert status("old") == 200, "both are valid while the apps move"
         reload_with("new", key="old", expected=401)
@@ -79,7 +80,6 @@ def test_a_start_leaves_the_folder_of_a_running_version_0_1_0(tmp_path: Path) ->
     (tmp_path / "moodreel-metrics-a").mkdir()
     with Server(tmp_path, TMPDIR=tmp_path) as server:
         assert (tmp_path / "moodreel-metrics-a").is_dir()
-        assert len(list(tmp_path.glob("moodreel-prometheus-*"))) == 1
         assert server.stop() == 0
 
 
