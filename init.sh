@@ -10,6 +10,7 @@
 # Settings come from the environment, then from .env. If there is no .env, it is made from .env.example.
 # Steps that were done before are skipped.
 set -euo pipefail
+trap 'exit 130' INT  # pip ends by itself at Ctrl-C, and bash would go on with the next command
 cd "$(dirname "$0")"
 
 say() { printf '\033[1m==>\033[0m %s\n' "$*"; }

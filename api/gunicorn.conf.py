@@ -27,11 +27,12 @@ from typing import TYPE_CHECKING, NoReturn
 from gunicorn.http import errors as http_errors
 from gunicorn.workers.gthread import TConn, ThreadWorker
 
-from api.temporary_folders import delete_service_folders, service_folder
+from api.temporary_folders import MEMORY, delete_service_folders, service_folder
 
-# prometheus_client reads this when it is first imported, which the imports below do.
+# prometheus_client reads this when it is first imported, which the imports below do. Version 0.1.0 names its folder
+# moodreel-metrics-… and does not lock it: it would be deleted if both run.
 if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
-    os.environ["PROMETHEUS_MULTIPROC_DIR"] = service_folder("moodreel-metrics-", tempfile.gettempdir())
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = service_folder("moodreel-prometheus-", MEMORY or tempfile.gettempdir())
 # The cores are shared by the workers; and a process without further threads can be forked safely.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
@@ -206,11 +207,9 @@ try:
 except SettingsError as error:
     _stop(error)
 
-# In memory nothing waits for a disk, and nothing is left on one.
-_memory = "/dev/shm" if Path("/dev/shm").is_dir() else None
 # The workers share the cache of analyses and the answers to calls with an Idempotency-Key. Both end with them, unless
 # ANALYSIS_CACHE_PATH or IDEMPOTENCY_PATH names a file.
-_folder = service_folder("moodreel-analyses-", _memory or tempfile.gettempdir())
+_folder = service_folder("moodreel-analyses-", MEMORY or tempfile.gettempdir())
 if not settings.analysis_cache_path:
     os.environ["ANALYSIS_CACHE_PATH"] = f"{_folder}/analyses.db"
 if not settings.idempotency_path:
@@ -232,14 +231,15 @@ worker_connections = threads + 1000
 timeout = 120
 # At a stop, running requests may still wait for both slots (THREADS, ANALYSES_AT_ONCE), decode and encode.
 graceful_timeout = int(2 * settings.max_wait_seconds + settings.max_wall_seconds) + 15
-keepalive = 15
+# Longer than the 60 s of nginx and of most load balancers: they would lose a call on a connection that is closed here.
+keepalive = 75
 limit_request_line = 8190  # the most that Gunicorn allows, and what proxies let through
 reload = settings.debug
 loglevel = "debug" if settings.debug else settings.log_level.lower()
 control_socket_disable = True
 # By default SCRIPT_NAME, from a client of a proxy on this machine, changes the path after the proxy has checked it.
 forwarder_headers = ""
-worker_tmp_dir = _memory  # for the heartbeat
+worker_tmp_dir = MEMORY  # for the heartbeat
 
 
 def on_starting(_server: object) -> None:
@@ -304,7 +304,7 @@ def _has_ended(pid: int) -> bool:
 
 
 def when_ready(server: "Arbiter") -> None:
-    """Ignore a reload while a setting is invalid: Gunicorn itself would end, and with it the service.
+    """Ignore a reload while a setting or this file is invalid: Gunicorn itself would end, and with it the service.
 
     Until the old workers have ended, Gunicorn would replace no new one that ends: start another one here.
 
@@ -318,6 +318,13 @@ def when_ready(server: "Arbiter") -> None:
             Settings.from_environment()
         except SettingsError as error:
             server.log.error("moodreel goes on as it was: %s", error)
+            return
+        try:
+            server.app.reload()
+        except SystemExit:
+            # It cannot be run with the modules that this process has: it is of another version.
+            server.app.cfg = server.cfg
+            server.log.error("moodreel goes on as it was: a new version needs a restart, not a reload.")
             return
         age = server.worker_age
 

@@ -7,6 +7,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+MEMORY = "/dev/shm" if Path("/dev/shm").is_dir() else None
+"""A folder in memory, where nothing waits for a disk, and nothing is left on one.
+
+A full disk under the mapped files of the metrics would crash each worker (SIGBUS).
+"""
+
 _service_folders: dict[str, str] = {}
 """Path of each folder that `service_folder` made, by its prefix."""
 

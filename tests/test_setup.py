@@ -73,6 +73,33 @@ def test_a_setting_is_read_as_the_service_reads_it(tmp_path):
     assert done.stdout == b"8080\n0.0.0.0"
 
 
+def test_ctrl_c_ends_an_installation(tmp_path):
+    for name in ("init.sh", ".env.example", *(path.name for path in ROOT.glob("requirements*.txt"))):
+        shutil.copy(ROOT / name, tmp_path)
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    (programs / "pip").touch(mode=0o755)
+    # As pip does, it ends by itself at Ctrl-C; bash then goes on with the next command.
+    (programs / "python").write_text("#!/bin/sh\ntrap 'exit 2' INT\necho started >>log\nwhile :; do sleep 0.1; done\n")
+    (programs / "python").chmod(0o755)
+    process = subprocess.Popen(
+        ["bash", "init.sh", "setup"],
+        cwd=tmp_path,
+        start_new_session=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    try:
+        while not (tmp_path / "log").exists():
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(60) == 130
+    finally:
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+    assert (tmp_path / "log").read_text() == "started\n"
+
+
 def test_a_moved_folder_still_serves(fresh_clone):
     (fresh_clone / ".venv").unlink()
     programs = fresh_clone / ".venv" / "bin"

@@ -39,7 +39,8 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
     with server:
         assert (status("old"), status("new")) == (200, 401)
         made = folders()
-        assert {path.name.rpartition("-")[0] for path in made} == {"moodreel-metrics", "moodreel-analyses"}
+        assert {path.name.rpartition("-")[0] for path in made} == {"moodreel-prometheus", "moodreel-analyses"}
+        assert {path.parent for path in made} == {Path("/dev/shm")}, "a full disk under them would crash the workers"
         reload_with("old,new", key="new", expected=200)
         assert status("old") == 200, "both are valid while the apps move"
         reload_with("new", key="old", expected=401)
@@ -53,6 +54,33 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
         reload_with("newer", key="newer", expected=200)
         assert server.stop() == 0
     assert not [path for path in made if path.exists()]
+
+
+@pytest.mark.server
+def test_a_reload_is_ignored_if_the_file_of_the_new_version_needs_a_restart(tmp_path: Path) -> None:
+    metrics = tmp_path / "metrics"
+    metrics.mkdir()
+    with Server(tmp_path, PROMETHEUS_MULTIPROC_DIR=metrics) as server:
+        old = server.workers
+        # api/gunicorn.conf.py fails, as that of a newer version does on the modules of the older one.
+        (metrics / "stopped").mkdir()
+        for number in (1, 2):
+            server.process.send_signal(signal.SIGHUP)
+            wait_until(lambda: server.output.count("a new version needs a restart") == number, lambda: server.output)  # noqa: B023
+            assert (server.call("GET", "/ready").status_code, server.workers) == (200, old)
+        (metrics / "stopped").rmdir()
+        server.process.send_signal(signal.SIGHUP)
+        wait_until(lambda: len(workers := server.workers) == 2 and set(old).isdisjoint(workers))
+        assert server.call("GET", "/ready").status_code == 200
+        assert server.stop() == 0
+
+
+@pytest.mark.server
+def test_a_start_leaves_the_folder_of_a_running_version_0_1_0(tmp_path: Path) -> None:
+    (tmp_path / "moodreel-metrics-a").mkdir()
+    with Server(tmp_path, TMPDIR=tmp_path) as server:
+        assert (tmp_path / "moodreel-metrics-a").is_dir()
+        assert server.stop() == 0
 
 
 @pytest.mark.server

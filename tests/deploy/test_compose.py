@@ -68,6 +68,14 @@ def test_gunicorn_may_end_calls_before_it_is_killed(monkeypatch: pytest.MonkeyPa
     assert int(SERVICES["moodreel"]["stop_grace_period"].removesuffix("s")) > graceful
 
 
+def test_the_proxy_closes_idle_connections_before_the_service_does() -> None:
+    # A call that the proxy sends on a connection that the service closes at that moment is lost.
+    upstream = re.search(r"upstream moodreel \{.+?\n  \}", CONFIGURATION, re.S)[0]
+    assert "keepalive_timeout" not in upstream, "nginx's default is 60 s"
+    keepalive = re.search(r"^keepalive = (\d+)$", (ROOT / "api" / "gunicorn.conf.py").read_text(), re.M)[1]
+    assert int(keepalive) > 60
+
+
 class Proxy:
     """Run nginx with the configuration that ships, but other addresses and files, as a context manager."""
 
@@ -104,7 +112,7 @@ class Proxy:
                 "daemon off; user root;" if os.getuid() == 0 else "daemon off;",
             ]
         )
-        wait_until(self._healthy, (self._folder / "stderr.txt").read_text)
+        wait_until(self._healthy, self.messages)
         return self
 
     def __exit__(self, *_error: object) -> None:
@@ -114,6 +122,9 @@ class Proxy:
     def call(self, method: str, path: str, **options: Any) -> requests.Response:
         options = {"headers": HEADERS, "timeout": 60, "verify": self.certificate, **options}
         return requests.request(method, self.url + path, **options)
+
+    def messages(self) -> str:
+        return (self._folder / "stderr.txt").read_text()
 
     def _healthy(self) -> bool:
         try:
@@ -149,6 +160,17 @@ def test_without_the_service_the_status_is_that_of_the_body(tmp_path: Path) -> N
     assert answer.headers["retry-after"] == "5"
 
 
+@needs_nginx
+def test_without_room_for_a_body_the_answer_has_the_form_of_the_service(tmp_path: Path) -> None:
+    with Proxy(tmp_path, free_port()) as proxy:
+        # A folder that bodies cannot be written to fails as a full one does.
+        (tmp_path / "body").rmdir()
+        (tmp_path / "body").touch()
+        answer = proxy.call("POST", "/predict", data=bytes(100_000))
+    assert (answer.status_code, answer.json()["code"]) == (503, "not_ready")
+    assert answer.headers["content-type"] == "application/problem+json"
+
+
 @pytest.mark.server
 @needs_nginx
 class TestProxy:
@@ -160,6 +182,7 @@ class TestProxy:
         with (ROOT / "examples" / "smile.mp4").open("rb") as clip:
             answer = proxy.call("POST", "/predict", files={"file": clip})
         assert answer.json()["emotion"] == "Happy"
+        assert proxy.messages() == "", "each clip is kept in a file until all of it has come, which is no event"
 
     def test_a_websocket_is_passed_through(self, proxy: Proxy) -> None:
         trust = {"ca_certs": str(proxy.certificate), "cert_reqs": ssl.CERT_REQUIRED}
