@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import time
+from email.utils import formatdate
 
 import av
 import pytest
@@ -254,6 +255,27 @@ def test_an_answer_that_is_not_the_services_is_a_problem(new_page, status, body,
     page.locator("input[type=file]").set_input_files(SMILE)
     expect(page.get_by_role("alert")).to_contain_text(message)
     page.errors[:] = [error for error in page.errors if f"status of {status}" not in error]
+
+
+@pytest.mark.parametrize("unit", ["seconds", "date"])
+def test_a_busy_service_says_when_to_try_again(new_page, unit):
+    later = "3600" if unit == "seconds" else formatdate(time.time() + 3600, usegmt=True)
+    page, calls = new_page(), []
+
+    def answer(route):
+        calls.append(route)
+        route.fulfill(status=503, headers={"retry-after": later if len(calls) == 2 else "1"}, body="")
+
+    page.route("**/predict", answer)
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    alert = page.get_by_role("alert")
+    alert.get_by_role("button", name="Try again", exact=True).click()  # after a second
+    button = alert.get_by_role("button", name=re.compile(r"Try again in (59|60) minutes"))
+    button.press("Enter")
+    assert_accessible(page)
+    assert len(calls) == 2
+    page.errors[:] = [error for error in page.errors if "status of 503" not in error]
 
 
 def test_a_clip_is_analyzed_while_another_screen_is_open(new_page):

@@ -14,12 +14,19 @@ export class Problem extends Error {
    * @param {string} code A stable code of the service, or `offline`.
    * @param {string} [detail] The service's own sentence.
    * @param {string} [requestId]
+   * @param {number} [wait] Seconds until the same call may succeed.
    */
-  constructor(code, detail = "", requestId = "") {
+  constructor(code, detail = "", requestId = "", wait = 0) {
     const texts = /** @type {Record<string, string>} */ (S.problems);
     super(texts[code] ?? (detail || S.problems.internal));
     this.code = code;
     this.requestId = requestId;
+    this.retryAt = Date.now() + 1000 * wait;
+  }
+
+  /** Whole seconds until the same call may succeed. */
+  get wait() {
+    return Math.max(0, Math.ceil((this.retryAt - Date.now()) / 1000));
   }
 
   /** Whether the same call may succeed later. Else something is wrong with what was sent. */
@@ -80,7 +87,7 @@ export async function call(path, { method = "GET", query = {}, body, accept = "a
   } catch (error) {
     throw signal?.aborted ? error : new Problem("offline");
   }
-  if (!response.ok) throw problem(response.status, await response.text());
+  if (!response.ok) throw problem(response.status, await response.text(), response.headers.get("retry-after"));
   return response;
 }
 
@@ -107,7 +114,9 @@ export function upload(path, file, fields, { onProgress, signal }) {
     request.upload.onload = () => onProgress(1);
     request.onload = () => {
       try {
-        if (request.status !== 200) throw problem(request.status, request.responseText);
+        if (request.status !== 200) {
+          throw problem(request.status, request.responseText, request.getResponseHeader("retry-after"));
+        }
         resolve(JSON.parse(request.responseText));
       } catch (error) {
         reject(asProblem(error));
@@ -139,14 +148,20 @@ export async function* events(response) {
   }
 }
 
-/** Read a problem (RFC 9457). A proxy's answer may be none. @param {number} status @param {string} text */
-function problem(status, text) {
+/**
+ * Read a problem (RFC 9457). A proxy's answer may be none.
+ * @param {number} status
+ * @param {string} text
+ * @param {string | null} retryAfter Seconds, or a date.
+ */
+function problem(status, text, retryAfter) {
   const unknown = CODES[status] ?? "internal";
+  const wait = Number(retryAfter) || (Date.parse(retryAfter ?? "") - Date.now()) / 1000 || 0;
   try {
     const { code = unknown, detail, request_id } = JSON.parse(text);
-    return new Problem(code, detail, request_id);
+    return new Problem(code, detail, request_id, wait);
   } catch {
-    return new Problem(unknown);
+    return new Problem(unknown, "", "", wait);
   }
 }
 
