@@ -379,6 +379,18 @@ def test_the_browsers_size_of_text_is_heeded(browser, server: Server):
         expect(button).to_have_css("font-size", "32px")
         outer, inner = stage.bounding_box(), button.bounding_box()
         assert outer["x"] < inner["x"] < inner["x"] + inner["width"] < outer["x"] + outer["width"]
+        expect(page.get_by_role("link", name="Log")).to_be_in_viewport(ratio=1)
+        page.evaluate(f"sessionStorage.setItem('moodreel.credential', '{accounts.own_token(roles=['ADMIN'])}')")
+        page.get_by_role("link", name="Words").click()
+        page.get_by_label("Your text").fill("I got the job!!")
+        page.locator(".verdict .bars").wait_for(timeout=60_000)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.get_by_role("link", name="Calendar").click()
+        expect(page.get_by_role("columnheader", name="Monday")).to_have_text(re.compile("M"))
+        assert page.locator(".month th").evaluate_all("all => all.every(each => each.scrollWidth <= each.clientWidth)")
+        page.get_by_role("link", name="Log").click()
+        page.locator("table").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_in_colors_of_the_system_it_is_seen_what_is_current_and_chosen(new_page):

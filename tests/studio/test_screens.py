@@ -460,6 +460,26 @@ def test_a_user_who_may_not_read_the_log_is_told_so(new_page):
     page.goto("/#log")
     expect(page.get_by_role("alert")).to_contain_text("This key or token may not do that.")
     page.errors.remove("Failed to load resource: the server responded with a status of 403 (FORBIDDEN)")
+    page.get_by_role("button", name="Enter a key or token").click()
+    page.get_by_label("API key or token").fill(KEY)
+    page.get_by_role("button", name="Continue").click()
+    page.locator("table").wait_for()
+
+
+def test_the_dialog_of_the_key_is_gone_with_the_screen_that_asked_for_it(new_page):
+    page = new_page(key=None)
+    page.goto("/#live")
+    page.get_by_role("link", name="Words").click()
+    page.get_by_role("dialog").wait_for()
+    page.evaluate("location.hash = 'log'")
+    expect(page).to_have_title("Log · moodreel")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("alert")).to_contain_text("This needs an API key")
+    page.go_back()
+    page.get_by_role("dialog").wait_for()
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("button", name="Start")).to_be_visible()
 
 
 def test_a_page_whose_files_do_not_come_can_be_loaded_again(new_page):

@@ -36,7 +36,7 @@ export class Problem extends Error {
 
   /** Whether the key or token is to blame. */
   get isCredential() {
-    return ["unauthorized", "invalid_token", "token_expired", "signed_out", "no_credential", "needs_user"].includes(this.code);
+    return ["unauthorized", "invalid_token", "token_expired", "signed_out", "no_credential", "needs_user", "forbidden"].includes(this.code);
   }
 }
 

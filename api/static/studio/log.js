@@ -41,7 +41,7 @@ const asTime = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle:
 /** @typedef {import("./ui.js").Screen} Screen */
 
 /** @implements {Screen} */
-export class Log {
+class Log {
   /** @type {Call[]} */
   calls = [];
   /** @type {string | null} */

@@ -11,7 +11,7 @@ const FIELDS = { detail: "timeline", explain: "true", thumbnail: '{"size": 720}'
 /** @typedef {import("./ui.js").Screen} Screen */
 
 /** @implements {Screen} */
-export class Moment {
+class Moment {
   /** @type {{message: string, requestId?: string} | null} */
   problem = null;
   /** @type {Blob | null} */
