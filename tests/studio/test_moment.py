@@ -36,6 +36,12 @@ mediaDevices.getUserMedia = async (wanted) => {
 };"""
 RUNNING = "streams.filter(({active}) => active).length"
 
+NO_MICROPHONE = """const { mediaDevices } = navigator, open = mediaDevices.getUserMedia.bind(mediaDevices);
+mediaDevices.getUserMedia = async (wanted) => {
+  if (wanted.audio) throw new DOMException("", "NotAllowedError");
+  return open(wanted);
+};"""
+
 KEEP_CLIP = """const append = FormData.prototype.append;
 FormData.prototype.append = function (name, value, ...rest) {
   if (name === "file") window.clip = value;
@@ -159,6 +165,16 @@ def test_a_file_that_is_chosen_before_the_camera_is_on_keeps_it_off(new_page):
     wait_until(lambda: page.evaluate("streams.length") == 1)
     page.wait_for_timeout(100)
     assert page.evaluate(RUNNING) == 0
+
+
+def test_a_recording_that_will_have_no_sound_is_told(new_page):
+    page = new_page()
+    page.add_init_script(NO_MICROPHONE)
+    page.goto("/")
+    page.get_by_label("With sound, for face and voice").check()
+    page.get_by_role("button", name="Turn on the camera").click()
+    expect(page.get_by_role("alert")).to_contain_text("The microphone is blocked or missing.")
+    expect(page.get_by_role("button", name="Start recording")).to_be_visible()
 
 
 @pytest.mark.parametrize(

@@ -429,8 +429,8 @@ def test_the_id_of_a_request_is_read_and_copied_from_the_log(new_page):
     answer = {"logs": [CALL | {"request_id": "an-id"}], "next_cursor": None}
     page.route("**/logs?*", lambda route: route.fulfill(json=answer))
     page.goto("/#log")
-    expect(page.get_by_role("cell", name="an-id")).to_be_visible()
-    page.get_by_role("button", name="Copy an-id").press("Enter")
+    expect(page.get_by_text("an-id", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Copy request id").press("Enter")
     expect(page.get_by_role("status")).to_have_text("Copied")
     assert page.evaluate("navigator.clipboard.readText()") == "an-id"
     assert_fits(page)

@@ -7,6 +7,9 @@ const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/; // JSON Web Tokens, compact serializat
 /** The codes of answers by a proxy, which says no more than a status. @type {Record<number, string>} */
 const CODES = { 413: "too_large", 429: "rate_limited", 502: "not_ready", 503: "overloaded", 504: "not_ready" };
 const PASSING = ["offline", "internal", "rate_limited", "overloaded", "not_ready", "page_outdated"];
+const CREDENTIAL = [
+  "unauthorized", "invalid_token", "token_expired", "signed_out", "no_credential", "needs_user", "forbidden",
+];
 
 /** An error that a person is told about. */
 export class Problem extends Error {
@@ -36,7 +39,7 @@ export class Problem extends Error {
 
   /** Whether the key or token is to blame. */
   get isCredential() {
-    return ["unauthorized", "invalid_token", "token_expired", "signed_out", "no_credential", "needs_user", "forbidden"].includes(this.code);
+    return CREDENTIAL.includes(this.code);
   }
 }
 

@@ -214,7 +214,9 @@ class Log {
       </label>
       <div class="row">
         <button class="primary" ?disabled=${this.isLoading}>${S.log.apply}</button>
-        <button type="button" ?disabled=${this.isLoading} @click=${() => this.saveCsv()}>${icon("download")}${S.log.csv}</button>
+        <button type="button" ?disabled=${this.isLoading} @click=${() => this.saveCsv()}>
+          ${icon("download")}${S.log.csv}
+        </button>
       </div>
     </form>`;
   }
@@ -253,7 +255,9 @@ class Log {
   }
 
   /** @param {Call} each */
-  row({ timestamp, method, endpoint, status_code, success, latency_ms, prediction, confidence, error, client_id, request_id }) {
+  row(each) {
+    const { timestamp, method, endpoint, status_code, success, latency_ms, prediction, confidence } = each;
+    const { error, client_id, request_id } = each;
     return html`<tr class=${success === false ? "failed" : ""}>
       <td>${asTime.format(new Date(timestamp))}</td>
       <td>${method} ${endpoint}</td>
@@ -269,7 +273,7 @@ class Log {
   /** Browsers copy only on https pages and on localhost. @param {string} id Of a request. */
   copyButton(id) {
     if (!navigator.clipboard) return nothing;
-    return html`<button class="quiet copy" aria-label=${fill(S.log.copy, { id })} @click=${() => this.copy(id)}>
+    return html`<button class="quiet copy" aria-label=${S.log.copy} @click=${() => this.copy(id)}>
       ${icon(id === this.copied ? "check" : "copy")}
     </button>`;
   }

@@ -130,7 +130,7 @@ const ICONS = {
   pause: svg`<path d="M9 5v14M15 5v14" />`,
   left: svg`<path d="m14 6-6 6 6 6" />`,
   right: svg`<path d="m10 6 6 6-6 6" />`,
-  copy: svg`<rect x="9" y="9" width="10" height="11" rx="2" /><path d="M15 9V6a2 2 0 0 0-2-2H7a2 2 0 0 0-2 2v8a2 2 0 0 0 2 2h2" />`,
+  copy: svg`<rect x="9" y="9" width="10" height="11" rx="2" /><path d="M15 9V4H5v12h4" />`,
   check: svg`<path d="m5 12 5 5 9-10" />`,
   close: svg`<path d="m6 6 12 12M18 6 6 18" />`,
   key: svg`<circle cx="8" cy="14" r="4" /><path d="m11 11 8-8m-3 3 3 3m-6 0 2 2" />`,
