@@ -506,6 +506,9 @@ def test_each_screen_opens_by_keyboard_and_has_a_title(new_page):
         page.get_by_role("link", name=name, exact=True).press("Enter")
         expect(page).to_have_title(f"{name} · moodreel")
         expect(page.get_by_role("link", name=name, exact=True)).to_have_attribute("aria-current", "page")
+    page.evaluate("location.hash = 'constructor'")  # no screen, but a name that every object has
+    expect(page).to_have_title("Moment · moodreel")
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_the_keyboard_finds_the_button_in_the_place_of_the_one_that_was_pressed(new_page):
