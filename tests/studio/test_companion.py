@@ -105,3 +105,8 @@ def test_a_question_can_be_stopped_and_a_failure_is_told(result: Page):
     result.get_by_role("button", name="Ask me a question").click()
     expect(result.get_by_role("alert")).to_contain_text("The companion took too long.")
     result.unroute("**/api/companion")
+    begun = 'event: question\ndata: {"text": "What"}\n\n'
+    result.route("**/api/companion", lambda route: route.fulfill(content_type="text/event-stream", body=begun))
+    result.get_by_role("button", name="Ask me a question").click()
+    expect(result.get_by_role("alert")).to_contain_text("The service cannot be reached.")
+    result.unroute("**/api/companion")

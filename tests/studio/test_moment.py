@@ -4,6 +4,7 @@ import base64
 import io
 import re
 import time
+from email.utils import formatdate
 
 import av
 import pytest
@@ -34,6 +35,12 @@ mediaDevices.getUserMedia = async (wanted) => {
   return streams.at(-1);
 };"""
 RUNNING = "streams.filter(({active}) => active).length"
+
+NO_MICROPHONE = """const { mediaDevices } = navigator, open = mediaDevices.getUserMedia.bind(mediaDevices);
+mediaDevices.getUserMedia = async (wanted) => {
+  if (wanted.audio) throw new DOMException("", "NotAllowedError");
+  return open(wanted);
+};"""
 
 KEEP_CLIP = """const append = FormData.prototype.append;
 FormData.prototype.append = function (name, value, ...rest) {
@@ -160,6 +167,16 @@ def test_a_file_that_is_chosen_before_the_camera_is_on_keeps_it_off(new_page):
     assert page.evaluate(RUNNING) == 0
 
 
+def test_a_recording_that_will_have_no_sound_is_told(new_page):
+    page = new_page()
+    page.add_init_script(NO_MICROPHONE)
+    page.goto("/")
+    page.get_by_label("With sound, for face and voice").check()
+    page.get_by_role("button", name="Turn on the camera").click()
+    expect(page.get_by_role("alert")).to_contain_text("The microphone is blocked or missing.")
+    expect(page.get_by_role("button", name="Start recording")).to_be_visible()
+
+
 @pytest.mark.parametrize(
     ("missing", "message"),
     [
@@ -254,6 +271,27 @@ def test_an_answer_that_is_not_the_services_is_a_problem(new_page, status, body,
     page.locator("input[type=file]").set_input_files(SMILE)
     expect(page.get_by_role("alert")).to_contain_text(message)
     page.errors[:] = [error for error in page.errors if f"status of {status}" not in error]
+
+
+@pytest.mark.parametrize("unit", ["seconds", "date"])
+def test_a_busy_service_says_when_to_try_again(new_page, unit):
+    later = "3600" if unit == "seconds" else formatdate(time.time() + 3600, usegmt=True)
+    page, calls = new_page(), []
+
+    def answer(route):
+        calls.append(route)
+        route.fulfill(status=503, headers={"retry-after": later if len(calls) == 2 else "1"}, body="")
+
+    page.route("**/predict", answer)
+    page.goto("/")
+    page.locator("input[type=file]").set_input_files(SMILE)
+    alert = page.get_by_role("alert")
+    alert.get_by_role("button", name="Try again", exact=True).click()  # after a second
+    button = alert.get_by_role("button", name=re.compile(r"Try again in (59|60) minutes"))
+    button.press("Enter")
+    assert_accessible(page)
+    assert len(calls) == 2
+    page.errors[:] = [error for error in page.errors if "status of 503" not in error]
 
 
 def test_a_clip_is_analyzed_while_another_screen_is_open(new_page):
@@ -357,6 +395,18 @@ def test_the_browsers_size_of_text_is_heeded(browser, server: Server):
         expect(button).to_have_css("font-size", "32px")
         outer, inner = stage.bounding_box(), button.bounding_box()
         assert outer["x"] < inner["x"] < inner["x"] + inner["width"] < outer["x"] + outer["width"]
+        expect(page.get_by_role("link", name="Log")).to_be_in_viewport(ratio=1)
+        page.evaluate(f"sessionStorage.setItem('moodreel.credential', '{accounts.own_token(roles=['ADMIN'])}')")
+        page.get_by_role("link", name="Words").click()
+        page.get_by_label("Your text").fill("I got the job!!")
+        page.locator(".verdict .bars").wait_for(timeout=60_000)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        page.get_by_role("link", name="Calendar").click()
+        expect(page.get_by_role("columnheader", name="Monday")).to_have_text(re.compile("M"))
+        assert page.locator(".month th").evaluate_all("all => all.every(each => each.scrollWidth <= each.clientWidth)")
+        page.get_by_role("link", name="Log").click()
+        page.locator("table").wait_for()
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_in_colors_of_the_system_it_is_seen_what_is_current_and_chosen(new_page):

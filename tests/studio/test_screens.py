@@ -385,6 +385,57 @@ def test_the_log_goes_back_beyond_the_files_of_pages(new_page):
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
+def test_the_log_keeps_its_filters_while_another_screen_is_open(new_page):
+    page, queries = new_page(viewport={"width": 390, "height": 844}), []
+    answer = {"logs": [CALL], "next_cursor": None}
+    page.route("**/logs?*", lambda route: queries.append(route.request.url) or route.fulfill(json=answer))
+    page.goto("/#log")
+    page.locator("summary").click()
+    page.get_by_label("From").fill("2026-11-30T10:00")
+    page.get_by_label("Client").fill("app")
+    page.get_by_label("Outcome").select_option("Failed")
+    page.get_by_label("Files of pages too").check()
+    page.get_by_role("button", name="Show").click()
+    wait_until(lambda: page.wait_for_timeout(10) or len(queries) == 2)
+    page.get_by_role("link", name="Live").click()
+    page.get_by_role("button", name="Start").wait_for()
+    page.go_back()
+    expect(page.get_by_label("From")).to_have_value("2026-11-30T10:00")
+    expect(page.get_by_label("Client")).to_have_value("app")
+    expect(page.get_by_label("Outcome")).to_have_value("False")
+    expect(page.get_by_label("Files of pages too")).to_be_checked()
+    wait_until(lambda: page.wait_for_timeout(10) or len(queries) == 3)
+    assert queries[1] == queries[2]
+    assert "client_id=app" in queries[2]
+
+
+def test_a_log_that_could_not_be_saved_is_saved_when_tried_again(new_page):
+    page = new_page()
+    page.goto("/#log")
+    page.locator("tbody tr").first.wait_for()
+    page.route("**/logs?*", lambda route: route.abort())
+    page.get_by_role("button", name="Save CSV").click()
+    page.get_by_role("alert").wait_for()
+    page.errors.remove("Failed to load resource: net::ERR_FAILED")
+    page.unroute("**/logs?*")
+    with page.expect_download():
+        page.get_by_role("button", name="Try again").click()
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_the_id_of_a_request_is_read_and_copied_from_the_log(new_page):
+    page = new_page()
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    answer = {"logs": [CALL | {"request_id": "an-id"}], "next_cursor": None}
+    page.route("**/logs?*", lambda route: route.fulfill(json=answer))
+    page.goto("/#log")
+    expect(page.get_by_text("an-id", exact=True)).to_be_visible()
+    page.get_by_role("button", name="Copy request id").press("Enter")
+    expect(page.get_by_role("status")).to_have_text("Copied")
+    assert page.evaluate("navigator.clipboard.readText()") == "an-id"
+    assert_fits(page)
+
+
 def test_dates_are_written_as_in_the_users_country(new_page):
     page = new_page(locale="en-GB")
     page.goto("/#log")
@@ -409,6 +460,39 @@ def test_a_user_who_may_not_read_the_log_is_told_so(new_page):
     page.goto("/#log")
     expect(page.get_by_role("alert")).to_contain_text("This key or token may not do that.")
     page.errors.remove("Failed to load resource: the server responded with a status of 403 (FORBIDDEN)")
+    page.get_by_role("button", name="Enter a key or token").click()
+    page.get_by_label("API key or token").fill(KEY)
+    page.get_by_role("button", name="Continue").click()
+    page.locator("table").wait_for()
+
+
+def test_the_dialog_of_the_key_is_gone_with_the_screen_that_asked_for_it(new_page):
+    page = new_page(key=None)
+    page.goto("/#live")
+    page.get_by_role("link", name="Words").click()
+    page.get_by_role("dialog").wait_for()
+    page.evaluate("location.hash = 'log'")
+    expect(page).to_have_title("Log · moodreel")
+    page.get_by_role("dialog").get_by_role("button", name="Cancel").click()
+    expect(page.get_by_role("alert")).to_contain_text("This needs an API key")
+    page.go_back()
+    page.get_by_role("dialog").wait_for()
+    page.go_back()
+    expect(page.get_by_role("dialog")).to_have_count(0)
+    expect(page.get_by_role("button", name="Start")).to_be_visible()
+
+
+def test_a_page_whose_files_do_not_come_can_be_loaded_again(new_page):
+    page = new_page()
+    page.route("**/strings/*.json", lambda route: route.abort())
+    page.goto("/")
+    link = page.get_by_role("alert").get_by_role("link", name="reload the page")
+    link.wait_for()
+    page.errors.clear()
+    page.unroute("**/strings/*.json")
+    link.click()
+    page.locator("h1").wait_for()
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_each_screen_opens_by_keyboard_and_has_a_title(new_page):
@@ -422,6 +506,9 @@ def test_each_screen_opens_by_keyboard_and_has_a_title(new_page):
         page.get_by_role("link", name=name, exact=True).press("Enter")
         expect(page).to_have_title(f"{name} · moodreel")
         expect(page.get_by_role("link", name=name, exact=True)).to_have_attribute("aria-current", "page")
+    page.evaluate("location.hash = 'constructor'")  # no screen, but a name that every object has
+    expect(page).to_have_title("Moment · moodreel")
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_the_keyboard_finds_the_button_in_the_place_of_the_one_that_was_pressed(new_page):

@@ -7,6 +7,9 @@ const TOKEN = /^[\w-]+\.[\w-]+\.[\w-]+$/; // JSON Web Tokens, compact serializat
 /** The codes of answers by a proxy, which says no more than a status. @type {Record<number, string>} */
 const CODES = { 413: "too_large", 429: "rate_limited", 502: "not_ready", 503: "overloaded", 504: "not_ready" };
 const PASSING = ["offline", "internal", "rate_limited", "overloaded", "not_ready", "page_outdated"];
+const CREDENTIAL = [
+  "unauthorized", "invalid_token", "token_expired", "signed_out", "no_credential", "needs_user", "forbidden",
+];
 
 /** An error that a person is told about. */
 export class Problem extends Error {
@@ -14,12 +17,19 @@ export class Problem extends Error {
    * @param {string} code A stable code of the service, or `offline`.
    * @param {string} [detail] The service's own sentence.
    * @param {string} [requestId]
+   * @param {number} [wait] Seconds until the same call may succeed.
    */
-  constructor(code, detail = "", requestId = "") {
+  constructor(code, detail = "", requestId = "", wait = 0) {
     const texts = /** @type {Record<string, string>} */ (S.problems);
     super(texts[code] ?? (detail || S.problems.internal));
     this.code = code;
     this.requestId = requestId;
+    this.retryAt = Date.now() + 1000 * wait;
+  }
+
+  /** Whole seconds until the same call may succeed. */
+  get wait() {
+    return Math.max(0, Math.ceil((this.retryAt - Date.now()) / 1000));
   }
 
   /** Whether the same call may succeed later. Else something is wrong with what was sent. */
@@ -29,7 +39,7 @@ export class Problem extends Error {
 
   /** Whether the key or token is to blame. */
   get isCredential() {
-    return ["unauthorized", "invalid_token", "token_expired", "signed_out", "no_credential", "needs_user"].includes(this.code);
+    return CREDENTIAL.includes(this.code);
   }
 }
 
@@ -80,7 +90,7 @@ export async function call(path, { method = "GET", query = {}, body, accept = "a
   } catch (error) {
     throw signal?.aborted ? error : new Problem("offline");
   }
-  if (!response.ok) throw problem(response.status, await response.text());
+  if (!response.ok) throw problem(response.status, await response.text(), response.headers.get("retry-after"));
   return response;
 }
 
@@ -107,7 +117,9 @@ export function upload(path, file, fields, { onProgress, signal }) {
     request.upload.onload = () => onProgress(1);
     request.onload = () => {
       try {
-        if (request.status !== 200) throw problem(request.status, request.responseText);
+        if (request.status !== 200) {
+          throw problem(request.status, request.responseText, request.getResponseHeader("retry-after"));
+        }
         resolve(JSON.parse(request.responseText));
       } catch (error) {
         reject(asProblem(error));
@@ -139,14 +151,20 @@ export async function* events(response) {
   }
 }
 
-/** Read a problem (RFC 9457). A proxy's answer may be none. @param {number} status @param {string} text */
-function problem(status, text) {
+/**
+ * Read a problem (RFC 9457). A proxy's answer may be none.
+ * @param {number} status
+ * @param {string} text
+ * @param {string | null} retryAfter Seconds, or a date.
+ */
+function problem(status, text, retryAfter) {
   const unknown = CODES[status] ?? "internal";
+  const wait = Number(retryAfter) || (Date.parse(retryAfter ?? "") - Date.now()) / 1000 || 0;
   try {
     const { code = unknown, detail, request_id } = JSON.parse(text);
-    return new Problem(code, detail, request_id);
+    return new Problem(code, detail, request_id, wait);
   } catch {
-    return new Problem(unknown);
+    return new Problem(unknown, "", "", wait);
   }
 }
 

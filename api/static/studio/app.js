@@ -35,6 +35,7 @@ const shell = {
     update();
   },
   askForCredential(problem) {
+    answerDialog(false);
     keyProblem = problem ? { message: problem } : null;
     update();
     dialog().returnValue = "";
@@ -79,9 +80,10 @@ function forgetCredential() {
 
 async function navigate() {
   const name = location.hash.slice(1);
-  const next = name in SCREENS ? /** @type {keyof typeof SCREENS} */ (name) : "moment";
+  const next = Object.hasOwn(SCREENS, name) ? /** @type {keyof typeof SCREENS} */ (name) : "moment";
   if (screen && next === current) return;
   const isFirst = !screen;
+  dialog()?.close(); // It asked for the screen that is left.
   screen?.leave();
   screen = null;
   current = next;
@@ -143,7 +145,8 @@ function skip(event) {
 }
 
 function keyDialog() {
-  const close = () => answerDialog(dialog().returnValue === "given");
+  // The event may come when the dialog is open again.
+  const close = () => dialog().open || answerDialog(dialog().returnValue === "given");
   return html`<dialog id="key" aria-labelledby="key-title" @close=${close}>
     <form @submit=${submitCredential}>
       <h2 id="key-title">${S.key.title}</h2>

@@ -20,12 +20,14 @@ const tz = Intl.DateTimeFormat().resolvedOptions().timeZone;
 const asMonth = new Intl.DateTimeFormat(locale, { month: "long", year: "numeric" });
 const asDay = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric", month: "long" });
 const asTime = new Intl.DateTimeFormat(locale, { timeStyle: "short" });
-const asWeekday = new Intl.DateTimeFormat(locale, { weekday: "short" });
+const asWeekday = new Intl.DateTimeFormat(locale, { weekday: "long" });
+const asShortWeekday = new Intl.DateTimeFormat(locale, { weekday: "short" });
+const asLetter = new Intl.DateTimeFormat(locale, { weekday: "narrow" });
 
 /** @typedef {import("./ui.js").Screen} Screen */
 
 /** @implements {Screen} */
-export class Calendar {
+class Calendar {
   month = new Date(new Date().getFullYear(), new Date().getMonth(), 1);
   /** @type {Summary | null} */
   summary = null;
@@ -61,6 +63,7 @@ export class Calendar {
       return this.shell.update();
     }
     this.problem = null;
+    this.shell.update();
     const [start, end] = [this.month, new Date(this.month.getFullYear(), this.month.getMonth() + 1, 0)];
     const range = { start_date: toIso(start), end_date: toIso(end), tz };
     // Entries are found by UTC; a day more on each side covers every zone.
@@ -145,7 +148,7 @@ export class Calendar {
     );
     const days = (/** @type {Date} */ monday) => Array.from({ length: 7 }, (_day, index) => addDays(monday, index));
     return html`<table class="month" aria-label=${asMonth.format(this.month)}>
-      <thead><tr>${days(first).map((day) => html`<th scope="col">${asWeekday.format(day)}</th>`)}</tr></thead>
+      <thead><tr>${days(first).map(weekday)}</tr></thead>
       <tbody>${weeks.map((monday) => html`<tr>${days(monday).map((day) => html`<td>${this.cell(day)}</td>`)}</tr>`)}</tbody>
     </table>`;
   }
@@ -201,6 +204,13 @@ export class Calendar {
     </div>`;
   }
 }
+
+/** @param {Date} day */
+const weekday = (day) => html`<th scope="col">
+  <span class="visually-hidden">${asWeekday.format(day)}</span>
+  <span class="roomy" aria-hidden="true">${asShortWeekday.format(day)}</span>
+  <span class="narrow" aria-hidden="true">${asLetter.format(day)}</span>
+</th>`;
 
 /** @param {string} url @param {Entry} entry */
 function media(url, { created, mood, media: [{ type }] }) {

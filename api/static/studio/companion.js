@@ -57,7 +57,12 @@ export class Companion {
       const response = await call("api/companion", {
         method: "POST", body: { ...this.moment, text: this.text }, accept: "text/event-stream", signal: running.signal,
       });
-      for await (const { name, data } of events(response)) this.receive(name, data);
+      let last = "";
+      for await (const { name, data } of events(response)) {
+        this.receive(name, data);
+        last = name;
+      }
+      if (last !== "done") throw new Problem("offline"); // It broke off.
     } catch (error) {
       this.problem = running.signal.aborted ? null : error instanceof Problem ? error : new Problem("offline");
     }
@@ -84,7 +89,7 @@ export class Companion {
         <h2>${S.companion.title}</h2>
         <p class="small quiet-text" id="companion-help">${S.companion.lead}</p>
         <textarea
-          rows="4" maxlength=${this.maxCharacters} dir="auto" .value=${this.text} aria-label=${S.companion.label} aria-describedby="companion-help"
+          rows="4" required maxlength=${this.maxCharacters} dir="auto" .value=${this.text} aria-label=${S.companion.label} aria-describedby="companion-help"
           placeholder=${S.companion.placeholder}
           @input=${(/** @type {{target: HTMLTextAreaElement}} */ { target }) => (this.text = target.value)}
         ></textarea>

@@ -41,22 +41,34 @@ const asTime = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle:
 /** @typedef {import("./ui.js").Screen} Screen */
 
 /** @implements {Screen} */
-export class Log {
+class Log {
   /** @type {Call[]} */
   calls = [];
   /** @type {string | null} */
   cursor = null;
+  /** What the fields of the form say. @type {Record<string, string>} */
+  entered = {};
   /** @type {Record<string, string>} */
   filters = {};
   /** @type {Problem | null} */
   problem = null;
+  /** What failed, to try it again. @type {() => unknown} */
+  retry = () => this.load();
   page = 0;
   withFiles = false;
+  /** The request id that was copied last. */
+  copied = "";
+  isFormOpen = isWide;
   isLoading = false;
 
   /** @param {import("./ui.js").Shell} shell */
   constructor(shell) {
     this.shell = shell;
+  }
+
+  /** Show the newest calls, by the filters that the screen was left with. */
+  enter() {
+    this.isFormOpen = isWide || Object.keys(this.filters).length > 0;
     this.load();
   }
 
@@ -83,19 +95,26 @@ export class Log {
       if (!cursor) this.page = 0;
       this.shell.announce(fill(S.log.found, { count: this.calls.length }));
     } catch (error) {
-      this.problem = asProblem(error);
+      this.fail(error, () => (cursor ? this.turn(this.page + 1) : this.load()));
     }
     this.isLoading = false;
     this.shell.update();
   }
 
+  /** @param {unknown} error @param {() => unknown} retry */
+  fail(error, retry) {
+    this.problem = asProblem(error);
+    this.retry = retry;
+  }
+
   /** @param {SubmitEvent} event */
   filter(event) {
     event.preventDefault();
-    const fields = new FormData(/** @type {HTMLFormElement} */ (event.target));
+    this.entered = {};
     this.filters = {};
-    for (const [name, value] of fields) {
+    for (const [name, value] of new FormData(/** @type {HTMLFormElement} */ (event.target))) {
       if (typeof value !== "string" || !value.trim()) continue;
+      this.entered[name] = value;
       // The fields are local times; the service takes times without a zone for UTC.
       this.filters[name] = name.endsWith("_date") ? new Date(value).toISOString() : value.trim();
     }
@@ -109,6 +128,9 @@ export class Log {
   }
 
   async saveCsv() {
+    this.isLoading = true;
+    this.problem = null;
+    this.shell.update();
     try {
       /** @type {string[]} */
       const pages = [];
@@ -123,9 +145,17 @@ export class Log {
       Object.assign(document.createElement("a"), { href: url, download: "moodreel-log.csv" }).click();
       URL.revokeObjectURL(url);
     } catch (error) {
-      this.problem = asProblem(error);
-      this.shell.update();
+      this.fail(error, () => this.saveCsv());
     }
+    this.isLoading = false;
+    this.shell.update();
+  }
+
+  /** @param {string} id Of a request. */
+  async copy(id) {
+    await navigator.clipboard.writeText(id);
+    this.copied = id;
+    this.shell.announce(S.log.copied);
   }
 
   /** @param {number} page */
@@ -138,7 +168,7 @@ export class Log {
   view() {
     return html`<section class="stack">
       <h1>${S.log.title}</h1>
-      ${this.form()} ${this.problem ? failure(this.shell, this.problem, () => this.load()) : nothing}
+      ${this.form()} ${this.problem ? failure(this.shell, this.problem, this.retry) : nothing}
       ${this.shown.length ? this.found() : this.nothingFound()}
     </section>`;
   }
@@ -157,7 +187,7 @@ export class Log {
   }
 
   form() {
-    return html`<details class="plain" ?open=${isWide}>
+    return html`<details class="plain" ?open=${this.isFormOpen}>
       <summary>${S.log.filter}</summary>
       ${this.fields()}
     </details>`;
@@ -166,23 +196,27 @@ export class Log {
   fields() {
     return html`<form class="filters" @submit=${(/** @type {SubmitEvent} */ event) => this.filter(event)}>
       ${FILTERS.map(
-        ([name, type]) => html`<label class="field">${S.log.filters[name]}<input name=${name} type=${type} /></label>`,
+        ([name, type]) => html`<label class="field">
+          ${S.log.filters[name]}<input name=${name} type=${type} .value=${this.entered[name] ?? ""} />
+        </label>`,
       )}
       <label class="field">
         ${S.log.filters.success}
-        <select name="success">
+        <select name="success" .value=${this.entered.success ?? ""}>
           <option value="">${S.log.any}</option>
           <option value="True">${S.log.succeeded}</option>
           <option value="False">${S.log.failed}</option>
         </select>
       </label>
       <label class="check">
-        <input type="checkbox" @change=${() => this.toggleFiles()} />
+        <input type="checkbox" .checked=${this.withFiles} @change=${() => this.toggleFiles()} />
         ${S.log.files}
       </label>
       <div class="row">
         <button class="primary" ?disabled=${this.isLoading}>${S.log.apply}</button>
-        <button type="button" @click=${() => this.saveCsv()}>${icon("download")}${S.log.csv}</button>
+        <button type="button" ?disabled=${this.isLoading} @click=${() => this.saveCsv()}>
+          ${icon("download")}${S.log.csv}
+        </button>
       </div>
     </form>`;
   }
@@ -211,7 +245,7 @@ export class Log {
     return html`<div class="scroll" tabindex="0" role="region" aria-label=${S.log.table}>
         <table>
           <thead><tr>${Object.values(S.log.columns).map((name) => html`<th scope="col">${name}</th>`)}</tr></thead>
-          <tbody>${rows.map(row)}</tbody>
+          <tbody>${rows.map((each) => this.row(each))}</tbody>
         </table>
       </div>
       <div class="row">
@@ -219,20 +253,30 @@ export class Log {
         <button ?disabled=${!hasOlder || this.isLoading} @click=${() => this.turn(this.page + 1)}>${S.log.older}</button>
       </div>`;
   }
-}
 
-/** @param {Call} each */
-function row(each) {
-  const { timestamp, method, endpoint, status_code, success, latency_ms, prediction, confidence, error, client_id } = each;
-  return html`<tr class=${success === false ? "failed" : ""} title=${each.request_id}>
-    <td>${asTime.format(new Date(timestamp))}</td>
-    <td>${method} ${endpoint}</td>
-    <td class="number">${status_code ?? S.log.unfinished}</td>
-    <td class="number">${latency_ms === null ? "" : milliseconds(latency_ms)}</td>
-    <td>${prediction ? `${emotionName(prediction)}${confidence === null ? "" : ` ${percent(confidence)}`}` : ""}</td>
-    <td>${error ?? ""}</td>
-    <td>${client_id ?? ""}</td>
-  </tr>`;
+  /** @param {Call} each */
+  row(each) {
+    const { timestamp, method, endpoint, status_code, success, latency_ms, prediction, confidence } = each;
+    const { error, client_id, request_id } = each;
+    return html`<tr class=${success === false ? "failed" : ""}>
+      <td>${asTime.format(new Date(timestamp))}</td>
+      <td>${method} ${endpoint}</td>
+      <td class="number">${status_code ?? S.log.unfinished}</td>
+      <td class="number">${latency_ms === null ? "" : milliseconds(latency_ms)}</td>
+      <td>${prediction ? `${emotionName(prediction)}${confidence === null ? "" : ` ${percent(confidence)}`}` : ""}</td>
+      <td>${error ?? ""}</td>
+      <td>${client_id ?? ""}</td>
+      <td>${request_id} ${this.copyButton(request_id)}</td>
+    </tr>`;
+  }
+
+  /** Browsers copy only on https pages and on localhost. @param {string} id Of a request. */
+  copyButton(id) {
+    if (!navigator.clipboard) return nothing;
+    return html`<button class="quiet copy" aria-label=${S.log.copy} @click=${() => this.copy(id)}>
+      ${icon(id === this.copied ? "check" : "copy")}
+    </button>`;
+  }
 }
 
 /** Return a percentile by the nearest-rank method. @param {number[]} sorted @param {number} rank */
@@ -266,5 +310,12 @@ function histogram(calls) {
   </figure>`;
 }
 
+/** @type {Log | null} */
+let log = null;
+
 /** @param {import("./ui.js").Shell} shell */
-export const open = (shell) => new Log(shell);
+export function open(shell) {
+  log ??= new Log(shell);
+  log.enter();
+  return log;
+}

@@ -4,14 +4,14 @@ import { Problem, credential, upload } from "./api.js";
 import { canRecord } from "./camera.js";
 import { Recorder } from "./recorder.js";
 import { S, emotionName, fill, percent } from "./strings.js";
-import { note } from "./ui.js";
+import { note, retryButton } from "./ui.js";
 
 const FIELDS = { detail: "timeline", explain: "true", thumbnail: '{"size": 720}' };
 
 /** @typedef {import("./ui.js").Screen} Screen */
 
 /** @implements {Screen} */
-export class Moment {
+class Moment {
   /** @type {{message: string, requestId?: string} | null} */
   problem = null;
   /** @type {Blob | null} */
@@ -159,7 +159,7 @@ export class Moment {
   retry() {
     if (this.problem instanceof Problem) {
       return this.problem.isPassing
-        ? html`<button @click=${() => this.clip && this.send(this.clip)}>${S.moment.retry}</button>`
+        ? retryButton(this.shell, this.problem, () => this.clip && this.send(this.clip))
         : nothing;
     }
     return this.recorder.phase === "off" && canRecord()

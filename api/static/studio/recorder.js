@@ -53,6 +53,7 @@ export class Recorder {
         this.onProblem(S.camera.lost);
       };
       this.go("ready");
+      if (this.withSound && !stream.getAudioTracks().length) this.onProblem(S.camera.silent);
     } catch (error) {
       if (opening === this.opening) this.onProblem(S.camera[error instanceof CameraError ? error.reason : "none"]);
     }

@@ -173,7 +173,7 @@ export class Result {
         <p class="small quiet-text">${S.result.timelineHelp}</p>
       </section>
       ${this.voice.view()} ${details(this.answer)}
-      <div class="row end-of-page">
+      <div class="row">
         <button class="primary" @click=${restart}>${S.moment.again}</button>
         ${filePicker}
       </div>

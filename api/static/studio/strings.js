@@ -15,12 +15,17 @@ export const S = await (await fetch(new URL(`./strings/${languageOf(locale)}.jso
 
 const asPercent = new Intl.NumberFormat(locale, { style: "percent", maximumFractionDigits: 0 });
 const asSeconds = new Intl.NumberFormat(locale, { minimumFractionDigits: 1, maximumFractionDigits: 1 });
+const asTimeFromNow = new Intl.RelativeTimeFormat(locale);
 
 /** Format a share from 0 to 1. @param {number} share */
 export const percent = (share) => asPercent.format(share);
 
 /** Format a time in seconds. @param {number} time */
 export const seconds = (time) => fill(S.units.seconds, { value: asSeconds.format(time) });
+
+/** Format a time from now, such as "in 5 seconds". @param {number} wait Seconds. */
+export const fromNow = (wait) =>
+  wait < 120 ? asTimeFromNow.format(wait, "second") : asTimeFromNow.format(Math.ceil(wait / 60), "minute");
 
 /**
  * Fill the placeholders of a text, such as {name}.

@@ -22,6 +22,7 @@ const HEIGHT = 236;
 const MARGIN = { top: 36, right: 12, bottom: 34, left: 40 };
 const BOTTOM = HEIGHT - MARGIN.bottom;
 const LABEL_SPACE = 40; // A name that stands nearer to the right edge is left of its place.
+const NAME_SPACE = 60; // About the width of a name.
 const LABEL_FROM = 0.25; // A line is named at its highest point if that is higher.
 
 class TimelineChart extends HTMLElement {
@@ -29,7 +30,9 @@ class TimelineChart extends HTMLElement {
   #data = null;
   #width = 600;
   #observer = new ResizeObserver(([entry]) => {
-    this.#width = Math.max(240, entry.contentRect.width);
+    // In units of the letters' usual size: the chart grows with the letters of the browser.
+    const scale = parseFloat(getComputedStyle(document.documentElement).fontSize) / 16;
+    this.#width = Math.max(240, entry.contentRect.width / scale);
     this.#render();
   });
 
@@ -66,8 +69,9 @@ class TimelineChart extends HTMLElement {
 
   /** @param {PointerEvent} event */
   #point(event) {
-    const left = /** @type {Element} */ (event.currentTarget).getBoundingClientRect().left;
-    const share = (event.clientX - left - MARGIN.left) / (this.#width - MARGIN.left - MARGIN.right);
+    const { left, width } = /** @type {Element} */ (event.currentTarget).getBoundingClientRect();
+    const x = ((event.clientX - left) / width) * this.#width;
+    const share = (x - MARGIN.left) / (this.#width - MARGIN.left - MARGIN.right);
     this.#scrub(share * (this.#data?.duration ?? 0));
   }
 
@@ -88,7 +92,7 @@ class TimelineChart extends HTMLElement {
     if (!data) return;
     const x = this.#x(data.time);
     const chart = html`<svg
-        class="chart" width=${this.#width} height=${HEIGHT} role="slider" tabindex="0"
+        class="chart" viewBox="0 0 ${this.#width} ${HEIGHT}" role="slider" tabindex="0"
         aria-label=${S.result.slider} aria-valuemin="0" aria-valuemax=${data.duration} aria-valuenow=${data.time}
         aria-valuetext=${describe(data)}
         @pointermove=${(/** @type {PointerEvent} */ event) => this.#point(event)}
@@ -148,7 +152,12 @@ class TimelineChart extends HTMLElement {
       const x = this.#x(top.time);
       taken.push(x);
       const side = x > this.#width / 2 ? "end" : "";
-      const y = this.#y(top.probabilities[label]) - 10;
+      const beside = (/** @type {Sample} */ { time }) => {
+        const right = this.#x(time) - x;
+        return side ? -NAME_SPACE < right && right <= 0 : 0 <= right && right < NAME_SPACE;
+      };
+      const highestBeside = Math.max(...data.samples.filter(beside).map(({ probabilities }) => probabilities[label]));
+      const y = this.#y(highestBeside) - 10;
       return svg`<g class=${emotionClass(label)}>${lines}
         <text class="name ${side}" x=${x} y=${y}>${emotionName(label)}</text>
       </g>`;

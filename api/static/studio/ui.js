@@ -1,6 +1,6 @@
 // Parts that several screens use.
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
-import { S, emotionName, fill, percent } from "./strings.js";
+import { S, emotionName, fill, fromNow, percent } from "./strings.js";
 
 /** @typedef {import("../vendor/lit-html/lit-html.js").TemplateResult<1 | 2>} Template */
 
@@ -64,7 +64,7 @@ export function note(problem, actions = nothing) {
     ${problem.requestId
       ? html`<p class="small">${fill(S.problems.reference, { id: problem.requestId })}</p>`
       : nothing}
-    ${actions === nothing ? nothing : html`<div class="row">${actions}</div>`}
+    ${actions === nothing ? nothing : html`<div class="row" aria-live="off">${actions}</div>`}
   </div>`;
 }
 
@@ -81,8 +81,24 @@ export function failure(shell, problem, retry) {
     problem,
     problem.isCredential
       ? html`<button @click=${enter}>${S.key.enter}</button>`
-      : html`<button @click=${retry}>${S.moment.retry}</button>`,
+      : retryButton(shell, problem, retry),
   );
+}
+
+let countdown = 0;
+
+/**
+ * A button to try again, which counts down the time that the service asked to wait.
+ * @param {Shell} shell
+ * @param {import("./api.js").Problem} problem
+ * @param {() => unknown} retry
+ */
+export function retryButton(shell, { wait }, retry) {
+  clearTimeout(countdown);
+  if (wait) countdown = setTimeout(shell.update, 1000);
+  return html`<button aria-disabled=${wait ? "true" : nothing} @click=${() => wait || retry()}>
+    ${wait ? fill(S.moment.retryIn, { when: fromNow(wait) }) : S.moment.retry}
+  </button>`;
 }
 
 /**
@@ -114,6 +130,8 @@ const ICONS = {
   pause: svg`<path d="M9 5v14M15 5v14" />`,
   left: svg`<path d="m14 6-6 6 6 6" />`,
   right: svg`<path d="m10 6 6 6-6 6" />`,
+  copy: svg`<rect x="9" y="9" width="10" height="11" rx="2" /><path d="M15 9V4H5v12h4" />`,
+  check: svg`<path d="m5 12 5 5 9-10" />`,
   close: svg`<path d="m6 6 12 12M18 6 6 18" />`,
   key: svg`<circle cx="8" cy="14" r="4" /><path d="m11 11 8-8m-3 3 3 3m-6 0 2 2" />`,
 };

@@ -23,7 +23,7 @@ let kept = "";
 /** @typedef {import("./ui.js").Screen} Screen */
 
 /** @implements {Screen} */
-export class Words {
+class Words {
   /** @type {WebSocket | null} */
   socket = null;
   /** @type {Classification | null} */
@@ -139,7 +139,7 @@ export class Words {
           ></textarea>
         </label>
         ${this.text.length < MAX_CHARACTERS ? nothing : html`<p class="small">${fill(S.words.longest, { count: MAX_CHARACTERS })}</p>`}
-        <p class="small quiet-text people">${this.status()}</p>
+        <p class="small quiet-text">${this.status()}</p>
         ${this.problem ? failure(this.shell, this.problem, this.retry()) : nothing}
       </div>
       <div class="verdict card">${this.answer ? this.verdict(this.answer) : html`<p class="lead">${S.words.empty}</p>`}</div>
