@@ -525,6 +525,7 @@ def test_pairing_names_labels_without_faces(recordings):
         (["improved-cnn", "--data", "{one}"], "one has one label, happy; a classifier needs two"),
         (["improved-cnn", "--data", "{image_folder}", "--folds", "2", "--patience", "3"], "omit --patience with folds"),
         (["improved-cnn", "--data", "{image_folder}", "--seed", "1" + 30 * "0"], "--seed takes 0 or more, up to"),
+        (["emotimesh", "--data", "{faceless}", "--model-arg", "depth=3"], "emotimesh cannot be built"),
         (["emotimesh", "--data", "{faceless}"], "0 of 4 images can be trained on, .* no face or sound was found"),
         (
             ["improved-cnn", "--data", "{recordings}"],

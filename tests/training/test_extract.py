@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from moodreel.training.__main__ import main
-from moodreel.training.data.extract import MANIFEST, parse_duration
+from moodreel.training.cli.extract import parse_duration
+from moodreel.training.data.extract import MANIFEST
 from tests.support import synthetic_frames, synthetic_video
 
 
@@ -112,9 +113,10 @@ def test_durations_are_parsed_in_common_units(text, value):
 
 
 @pytest.mark.parametrize("text", ["", "s", "0s", "-1s", "1h", "one", "1e9s", "nan"])
-def test_an_invalid_duration_is_refused(text):
-    with pytest.raises(ValueError, match="length of time"):
-        parse_duration(text)
+def test_an_invalid_duration_is_refused(text, capsys):
+    with pytest.raises(SystemExit):
+        main(["extract", "a.mp4", f"--every={text}", "--out", "x"])
+    assert f"{text!r} is no length of time; write it as 1s, 500ms or 2min" in capsys.readouterr().err
 
 
 def test_a_video_whose_name_is_not_utf_8_is_extracted(tmp_path):

@@ -117,6 +117,16 @@ def test_help_does_not_show_deprecated_options(capsys):
         assert not re.search(r"--(rate|judge-by|width|gpu)\b", text)
 
 
+@pytest.mark.parametrize("name", preset_names())
+def test_help_states_each_default_once_and_offers_a_folder_only_where_one_is_written(name, capsys):
+    with pytest.raises(SystemExit):
+        _parser().parse_args(["train", name, "--help"])
+    options = re.split(r"\n  (?=-)", capsys.readouterr().out)
+    assert all(option.count("default:") <= 1 for option in options)
+    writes_model = RECIPES[load_preset(name).task].writes_model
+    assert any(option.startswith("--out ") for option in options) == writes_model
+
+
 def test_command_of_a_card_contains_no_paths():
     line = "train audio-visual --data ravdess-audio:/home/me --faces ferplus:/home/me --out /home/me/x --lr 0.01"
     args = _parser().parse_args([*line.split(), "--model-arg", "fusion=late", "--pretrained", "/home/me/y"])
@@ -145,6 +155,8 @@ def test_commands_in_the_model_store_are_valid_and_not_deprecated(line, capsys):
 
 
 def test_existing_files_are_overwritten_only_on_request(tmp_path):
+    check_out(tmp_path, overwrite=False)
+    (tmp_path / "train.log").write_text("of a run that failed before its first checkpoint")
     check_out(tmp_path, overwrite=False)
     (tmp_path / "notes.txt").write_text("the user's")
     with pytest.raises(DataInvalid, match="holds files already"):

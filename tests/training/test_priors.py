@@ -234,6 +234,7 @@ def test_calibrate_prints_and_writes_priors_that_evaluate_uses(media, tmp_path, 
     assert set(card["priors"]) == {"diary", "balanced"}
     text = (folder / "CARD.md").read_text()
     assert text.count("## Prior and confidence") == 1 and "| faces " in text
+    assert "The sections above were measured before this fit." in text
     own = (STORE / "moodreel-five" / "CARD.md").read_text().split("## Prior and confidence")[0]
     assert text.startswith(own.rstrip())
     assert load_face_model(folder, prior="balanced").certain_from == card["priors"]["balanced"]["certain_from"]

@@ -174,6 +174,13 @@ def test_data_is_checked_before_the_folder_is_changed(tmp_path, missing):
     assert (out / "train.log").read_text() == "an older log"
 
 
+@pytest.mark.parametrize("preset", ["vit", "compact-emotimesh"])
+def test_arguments_of_the_network_are_checked_before_faces_are_found(tmp_path, preset):
+    request = request_for(preset, tmp_path / "nowhere", model={"depth": 3})
+    with pytest.raises(DataInvalid, match=f"{preset} cannot be built: .*'depth'. Check its --model-arg"):
+        recipe_of(request).prepare(request)
+
+
 def patch_banded_faces(monkeypatch, folder):
     """Make the landmarker find crops with a bright band whose height is the label. Returns the faces."""
     emotion = write_ferplus(folder, 150)

@@ -344,6 +344,8 @@ def test_groups_are_read_and_ungrouped_images_counted(tmp_path, caplog):
         file.write_text(text)
         with pytest.raises(DataInvalid, match=r"groups\.csv"):
             read_groups(file, ("sad/a.png",))
+    with pytest.raises(DataInvalid, match=r"cannot be read \(No such file or directory\); name another file"):
+        read_groups(tmp_path / "nowhere.csv", ("sad/a.png",))
 
 
 def test_evaluate_prints_metrics_of_all_images_and_of_each_group(tmp_path, monkeypatch, capsys):

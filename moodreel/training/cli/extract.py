@@ -1,11 +1,12 @@
 """`extract VIDEO… --out DIR`: write frames or faces of videos as images, to label by hand."""
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
 from moodreel.training.cli.options import Commands, add_common
-from moodreel.training.data.extract import MANIFEST, extract, parse_duration
+from moodreel.training.data.extract import MANIFEST, extract
 from moodreel.training.data.loading import DataContext
 from moodreel.training.experiment.recipe import STORE
 
@@ -29,3 +30,15 @@ def run(args: argparse.Namespace) -> None:
     print(f"{result.images} images and {MANIFEST} in {args.out}")
     if result.failed:
         sys.exit(f"moodreel.training: {len(result.failed)} of {len(args.videos)} videos could not be read to their end")
+
+
+def parse_duration(text: str) -> float:
+    """Parse a duration, such as 1s, 500ms, 0.5 or 2min, to seconds.
+
+    Raises:
+        ArgumentTypeError: It is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|)", text.strip())
+    if match is None or not float(match[1]):
+        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write it as 1s, 500ms or 2min")
+    return float(match[1]) * {"ms": 0.001, "s": 1, "min": 60, "": 1}[match[2]]

@@ -15,6 +15,9 @@ from moodreel.training.engine.device import DEVICES
 from moodreel.training.experiment.options import PATH, Options, flag
 from moodreel.training.experiment.recipe import STORE
 
+TRAIN_LOG = "train.log"
+"""Of a training, in the model's folder."""
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 else:  # the class takes no type argument when it runs
@@ -72,9 +75,9 @@ def add_data(
     parser.add_argument("--data", action=action, required=True, metavar="NAME:PATH", help=text)
 
 
-def add_out(parser: argparse.ArgumentParser, help: str, *, required: bool = True) -> None:
+def add_out(parser: argparse.ArgumentParser, help: str) -> None:
     """Add --out and --overwrite."""
-    parser.add_argument("--out", type=Path, required=required, help=help)
+    parser.add_argument("--out", type=Path, required=True, help=help)
     parser.add_argument("--overwrite", action="store_true", help="write into --out even if it holds files")
 
 
@@ -115,7 +118,8 @@ def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
         return
     if is_unfinished(out):
         raise DataInvalid(f"{out} holds an interrupted training: continue it with --resume, or use --overwrite.")
-    if out.is_dir() and any(out.iterdir()):
+    # A log alone is what a run leaves that failed before its first checkpoint, on a broken picture for instance.
+    if out.is_dir() and any(path.name != TRAIN_LOG for path in out.iterdir()):
         raise DataInvalid(f"{out} holds files already; name a new or empty folder, or use --overwrite.")
 
 

@@ -12,7 +12,15 @@ from typing import Any
 
 from moodreel.errors import DataInvalid
 from moodreel.training.cli.deprecated import GPU, MODEL_ARGUMENTS, add_deprecated, notice
-from moodreel.training.cli.options import Commands, add_common, add_fields, add_out, check_out, list_checkpoints
+from moodreel.training.cli.options import (
+    TRAIN_LOG,
+    Commands,
+    add_common,
+    add_fields,
+    add_out,
+    check_out,
+    list_checkpoints,
+)
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import DATASETS
 from moodreel.training.engine.device import resolve_device
@@ -43,7 +51,8 @@ def _add_preset(parser: argparse.ArgumentParser, preset: Preset) -> None:
         metavar="NAME:PATH",
         help=f"a data set to train on, once for each; NAME is one of {names}",
     )
-    add_out(parser, "the model's folder; its name is the model's", required=recipe.writes_model)
+    if recipe.writes_model:
+        add_out(parser, "the model's folder; its name is the model's")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same --out")
     parser.add_argument("--wandb", default="", metavar="PROJECT", help="log to Weights & Biases too, if installed")
     model_arg = parser.add_argument(
@@ -103,7 +112,7 @@ def build_request(preset: Preset, args: argparse.Namespace) -> RunRequest[Any]:
         config=config,
         options=options,
         data=data,
-        out=args.out or Path(),
+        out=args.out if recipe.writes_model else Path(),
         context=DataContext(STORE, args.cache, seed=config.seed, workers=args.threads),
         device=str(resolve_device(args.device)),
         resume=args.resume,
@@ -138,9 +147,9 @@ def parse_model_arg(text: str) -> tuple[str, Any]:
 
 
 def _open_log(out: Path, *, append: bool) -> None:
-    """Create a model's folder, and log to its train.log. Raises DataInvalid where it cannot be written."""
+    """Create a model's folder, and log to a file in it. Raises DataInvalid where it cannot be written."""
     try:
         out.mkdir(parents=True, exist_ok=True)
-        logging.getLogger().addHandler(logging.FileHandler(out / "train.log", mode="a" if append else "w"))
+        logging.getLogger().addHandler(logging.FileHandler(out / TRAIN_LOG, mode="a" if append else "w"))
     except OSError as error:
         raise DataInvalid(f"{out} cannot be written ({error.strerror}); name another folder with --out.") from error

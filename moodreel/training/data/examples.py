@@ -123,7 +123,9 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
             reader = csv.DictReader(lines, restval="")
             if set(columns) <= set(reader.fieldnames or ()):
                 return [{name: (row.get(name) or "").strip() for name in (*columns, *optional)} for row in reader]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except OSError as error:
+        raise DataInvalid(f"{file} cannot be read ({error.strerror}); name another file.") from error
+    except (UnicodeDecodeError, csv.Error) as error:
         raise DataInvalid(f"{file} cannot be read as a csv file; save it again, in UTF-8.") from error
     raise DataInvalid(f"{file} needs to be a csv file with the columns {', '.join(columns)}.")
 

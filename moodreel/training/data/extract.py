@@ -93,18 +93,6 @@ def extract(
     return ExtractResult(written, tuple(failed))
 
 
-def parse_duration(text: str) -> float:
-    """Parse a duration, such as 1s, 500ms, 0.5 or 2min, to seconds.
-
-    Raises:
-        ValueError: it is none.
-    """
-    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|)", text.strip())
-    if match is None or not float(match[1]):
-        raise ValueError(f"{text!r} is no length of time; write it as 1s, 500ms or 2min")
-    return float(match[1]) * {"ms": 0.001, "s": 1, "min": 60, "": 1}[match[2]]
-
-
 def _whole_frame(frame: Frame, reader: VideoReader) -> Iterator[Crop]:
     yield frame.rgb, ()
 

@@ -94,7 +94,7 @@ def _list_by_label(
     files: list[tuple[str, str]] = []
     skipped: Counter[str] = Counter()
     if not folder.is_dir():
-        raise DataInvalid(f"There is no folder {folder}.")
+        raise DataInvalid(f"{folder} is no folder; name one that has a folder for each label in it.")
     for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if subfolder.name != subfolder.name.encode(errors="replace").decode():
             raise DataInvalid(f"The name of the folder {str(subfolder)!a} is not UTF-8; rename it.")

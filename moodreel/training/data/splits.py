@@ -107,7 +107,7 @@ def _partition(examples: Sequence[Example], shares: Sequence[float], by: str, se
         what = "persons" if by == "person" and any(example.person for example in examples) else "clips or files"
         raise DataInvalid(
             f"{len(examples)} examples of {groups} {what} cannot be split into {len(shares)} parts: no person "
-            "may be in two. Take fewer folds, or more people."
+            "may be in two. Take fewer folds, or more people, or split at random, which leaks."
         )
     labels = sorted({example.label for example in examples})
     counts = np.zeros((groups, len(labels)))  # examples of each label in each group

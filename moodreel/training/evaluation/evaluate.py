@@ -60,7 +60,7 @@ def evaluate(
     """
     labels = predictor.info.labels
     if labels not in (FIVE, SEVEN):
-        raise MoodreelError("Only models of five or seven labels can be evaluated; choose another.")
+        raise MoodreelError("Only models of our five or seven labels can be evaluated; for others use compare.")
     images, all_truth, members = _read(data, labels, groups)
     faces, landmarks = extract_inputs(predictor, images, context)
     labeled = np.flatnonzero(all_truth >= 0)

@@ -212,6 +212,9 @@ def summarize_priors(
         f"chosen so that at least {100 * PRECISION:.0f} % of the certain answers are right (lower end of the one-sided "
         "95 % Wilson interval over all sets, each of the same weight). ECE and certain answers are of the faces found.",
         "",
+        "The sections above were measured before this fit. `evaluate` measures with it: where it changed the offset or "
+        "the temperature, accuracy, recall and calibration error are other ones.",
+        "",
         "Before:",
         "",
         _table([measure_prior(each, choose_prior(before, DIARY, each.kind)) for each in sets]),

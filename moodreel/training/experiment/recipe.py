@@ -136,7 +136,7 @@ class Recipe(ABC):
         known = (*self.required, *self.optional)
         for name in names:
             if known and name not in known:
-                raise DataInvalid(f"{preset} trains on {' and '.join(known)}, not on {name!r}.")
+                raise DataInvalid(f"{preset} trains on {', '.join(known)}, not on {name!r}.")
         for name in self.required:
             if name not in names:
                 raise DataInvalid(f"{preset} needs --data {name}:PATH.")

@@ -103,6 +103,7 @@ class ClassificationRecipe(Recipe):
         if data.media not in adapter.media:
             reads = " and ".join(adapter.media)
             raise DataInvalid(f"{adapter.name} reads {reads}, and {data.name} holds {data.media}; choose another.")
+        adapter.build(data.labels, request.model, request.options.pretrained)
         return partial(self._run, request, adapter, data)
 
     def _run(self, request: ClassificationRequest, adapter: ArchitectureAdapter, data: Dataset) -> str:

@@ -7,6 +7,7 @@
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.calibration import fit_temperature
+from moodreel.training.experiment.adapter import checked_build
 from moodreel.training.experiment.options import Options, option
 from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.recipes.face_recipe import FaceRecipe, TrainedModel, read_train_split
@@ -53,6 +55,11 @@ class CompactEmotiMeshRecipe(FaceRecipe):
     options = CompactEmotiMeshOptions
     uses = frozenset({"seed", "epochs", "batch_size", "lr", "val_fraction", "eval_every", "weights"})
     template = "compact_emotimesh.md.j2"
+
+    def prepare(self, request: RunRequest[CompactEmotiMeshOptions]) -> Callable[[], str]:
+        """Check the data and the arguments of the network."""
+        _build_network(request)
+        return super().prepare(request)
 
     def train(self, request: RunRequest[CompactEmotiMeshOptions]) -> TrainedModel:
         """Train the network, and fit its temperatures."""
@@ -139,6 +146,10 @@ class TwoStageTask(Task):
         return F.cross_entropy(logits + self.face_log_prior.to(device), targets)
 
 
+def _build_network(request: RunRequest[CompactEmotiMeshOptions]) -> CompactEmotiMeshNet:
+    return checked_build(request.architecture, CompactEmotiMeshNet, classes=len(FIVE), **request.model)
+
+
 def _build(
     request: RunRequest[CompactEmotiMeshOptions], faces: list[FaceTable], targets: np.ndarray, rng: np.random.Generator
 ) -> tuple[CompactEmotiMeshNet, TwoStageTask]:
@@ -146,7 +157,7 @@ def _build(
     options = request.options
     inputs = torch.from_numpy(np.concatenate([flatten(table)[table.found] for table in faces]))
     face_targets = torch.from_numpy(np.concatenate([targets[table.found] for table in faces]))
-    network = CompactEmotiMeshNet(classes=len(FIVE), **request.model)
+    network = _build_network(request)
     network.mean.copy_(inputs.mean(dim=0))
     network.std.copy_(inputs.std(dim=0).clamp_min(1e-3))
     network.to(request.device)

@@ -10,7 +10,6 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import cast
 
 import numpy as np
@@ -33,6 +32,7 @@ from moodreel.training.data.splits import holdout_mask
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import fit_temperature
+from moodreel.training.experiment.adapter import checked_build
 from moodreel.training.experiment.efficientnet_init import find_pretrained, load_pretrained
 from moodreel.training.experiment.recipe import RunRequest
 from moodreel.training.recipes.face_recipe import (
@@ -112,11 +112,9 @@ class MultiHeadRecipe(FaceRecipe):
 
     def prepare(self, request: RunRequest[MultiHeadOptions]) -> Callable[[], str]:
         """Check the data and the options."""
-        _head_weights(request)
+        _build(request)
         if WEBFACES in request.data:
             open_dataset(f"{WEBFACES}:{request.data[WEBFACES]}")
-        if request.architecture == "efficientnet-lite":
-            _pretrained_file(request)
         return super().prepare(request)
 
     def train(self, request: RunRequest[MultiHeadOptions]) -> TrainedModel:
@@ -232,14 +230,11 @@ def _single_head(
 
 def _build(request: RunRequest[MultiHeadOptions]) -> MultiHeadFaceNet:
     """Build the network, with ImageNet's weights where there are some for it."""
-    network = cast(MultiHeadFaceNet, ARCHITECTURES[request.architecture](classes=len(SEVEN), **_arguments(request)))
+    name = request.architecture
+    network = checked_build(name, ARCHITECTURES[name], classes=len(SEVEN), **_arguments(request))
     if isinstance(network, EfficientNetLiteNet):
-        load_pretrained(network, _pretrained_file(request))
-    return network
-
-
-def _pretrained_file(request: RunRequest[MultiHeadOptions]) -> Path:
-    return request.options.pretrained or find_pretrained()
+        load_pretrained(network, request.options.pretrained or find_pretrained())
+    return cast(MultiHeadFaceNet, network)
 
 
 def _arguments(request: RunRequest[MultiHeadOptions]) -> dict[str, object]:

@@ -69,7 +69,8 @@ def build_network(groups: tuple[int, ...], arguments: Arguments, pretrained: Pat
                 _fill_layer(layer, weights, f"encoder.layer.{number}.")
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataInvalid(
-            f"{pretrained} holds no BERT with attention heads of {HEAD_WIDTH} that fits: {error}."
+            f"{pretrained} holds no BERT with attention heads of {HEAD_WIDTH} that fits: {error}. Check --pretrained "
+            "and --model-arg."
         ) from error
     return net
 

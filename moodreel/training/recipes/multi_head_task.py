@@ -45,7 +45,7 @@ class MultiHeadOptions(Options):
     pretrained: Path | None = option(
         None, "file of EfficientNet-Lite0's ImageNet weights; default: that of the installed package", kind=PATH
     )
-    teacher: str = option("", "a model to distill, by folder or name in the store; default: none", kind=MODEL)
+    teacher: str = option("", "a model to distill, by folder or name in the store; '' for none", kind=MODEL)
     distill_weight: float = option(0.5, "fraction of each target that the teacher makes up", "[0, 1]", old="distilled")
 
     def __post_init__(self) -> None:
