@@ -37,6 +37,9 @@ const FILTERS = [
 ];
 const PAGE_FILES = ["/", "/favicon.ico", "/static/<path:filename>", "/static/v-<version>/<path:filename>"];
 const asTime = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "medium" });
+const asShortTime = new Intl.DateTimeFormat(locale, {
+  month: "short", day: "numeric", hour: "numeric", minute: "2-digit", second: "2-digit",
+});
 
 /** @typedef {import("./ui.js").Screen} Screen */
 
@@ -259,14 +262,14 @@ class Log {
     const { timestamp, method, endpoint, status_code, success, latency_ms, prediction, confidence } = each;
     const { error, client_id, request_id } = each;
     return html`<tr class=${success === false ? "failed" : ""}>
-      <td>${asTime.format(new Date(timestamp))}</td>
+      <td title=${asTime.format(new Date(timestamp))}>${asShortTime.format(new Date(timestamp))}</td>
       <td>${method} ${endpoint}</td>
       <td class="number">${status_code ?? S.log.unfinished}</td>
       <td class="number">${latency_ms === null ? "" : milliseconds(latency_ms)}</td>
       <td>${prediction ? `${emotionName(prediction)}${confidence === null ? "" : ` ${percent(confidence)}`}` : ""}</td>
       <td>${error ?? ""}</td>
       <td>${client_id ?? ""}</td>
-      <td>${request_id} ${this.copyButton(request_id)}</td>
+      <td><span class="id">${request_id}</span> ${this.copyButton(request_id)}</td>
     </tr>`;
   }
 
