@@ -439,7 +439,7 @@ def test_the_id_of_a_request_is_read_and_copied_from_the_log(new_page):
 def test_dates_are_written_as_in_the_users_country(new_page):
     page = new_page(locale="en-GB")
     page.goto("/#log")
-    expect(page.locator("tbody td").first).to_have_text(re.compile(r"^\d+ \w+ \d{4}, \d\d:\d\d:\d\d$"))
+    expect(page.locator("tbody td").first).to_have_text(re.compile(r"^\d+ \w+, \d\d:\d\d:\d\d$"))
 
 
 def test_a_log_of_several_pages_is_saved_as_one_file(new_page):
