@@ -313,10 +313,19 @@ def _check_models(settings: Settings) -> None:
         names.append("checkpoint_path")
     for name in names if not settings.model_fallback else []:
         path = getattr(settings, name)
-        if path and not os.access(path, os.R_OK):
+        if path and not _holds_weights(path):
             raise SettingsError(
-                f"{name.upper()}: {path} is missing, or not readable. Correct it; empty means moodreel's own models."
+                f"{name.upper()}: {path} is missing, not readable, or without weights. Correct it; empty means "
+                "moodreel's own models."
             )
+
+
+def _holds_weights(path: Path) -> bool:
+    """Return whether a path can be read, and is a file, a model's folder or a folder of those."""
+    if path.is_file() or not os.access(path, os.R_OK):
+        return os.access(path, os.R_OK)
+    files = (each for pattern in ("*", "*/*") for each in path.glob(pattern))
+    return any(each.suffix in (".safetensors", ".pth", ".pt") for each in files)
 
 
 def _cast(item: Field[object], text: str) -> Any:

@@ -145,9 +145,13 @@ def test_a_file_that_cannot_be_read_is_an_error(
 
 
 @pytest.mark.parametrize("name", ["MODEL_STORE", "MODEL_PATH", "TEXT_MODEL_PATH", "CHECKPOINT_PATH"])
-def test_a_missing_model_is_an_error_that_names_the_setting(environment: pytest.MonkeyPatch, name: str) -> None:
-    environment.setenv(name, "/nowhere")
-    with pytest.raises(SettingsError, match=f"{name}: /nowhere is missing"):
+@pytest.mark.parametrize("path", ["/nowhere", "empty"])
+def test_a_missing_model_is_an_error_that_names_the_setting(
+    environment: pytest.MonkeyPatch, name: str, path: str
+) -> None:
+    Path("empty").mkdir()
+    environment.setenv(name, path)
+    with pytest.raises(SettingsError, match=f"{name}: {path} is missing, not readable, or without weights"):
         Settings.from_environment()
     environment.setenv("MODEL_FALLBACK", "1")
     Settings.from_environment()

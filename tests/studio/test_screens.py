@@ -455,6 +455,18 @@ def test_a_log_of_several_pages_is_saved_as_one_file(new_page):
     assert download.value.path().read_text() == "endpoint\n/predict\n/thumbnail\n"
 
 
+def test_a_log_that_is_too_long_for_a_file_says_so(new_page):
+    page = new_page()
+    page.goto("/#log")
+    page.get_by_role("button", name="Save CSV").wait_for()
+    answer = {"body": "endpoint\n/predict\n", "headers": {"x-next-cursor": "2"}}
+    page.route("**/logs?*", lambda route: route.fulfill(content_type="text/csv", **answer))
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save CSV").click()
+    assert len(download.value.path().read_text().splitlines()) == 101
+    expect(page.get_by_text("The file has only the newest 100,000 calls.").first).to_be_visible()
+
+
 def test_a_user_who_may_not_read_the_log_is_told_so(new_page):
     page = new_page(key=accounts.own_token(userId="no-admin"))
     page.goto("/#log")

@@ -21,7 +21,7 @@ import { failure, icon } from "./ui.js";
 
 const PAGE = 25;
 const SAMPLE = 1000; // The most that one call of GET /logs returns.
-const CSV_PAGES = 100;
+const CSV_PAGES = 100; // More would fill the memory of a phone.
 const BINS = 48;
 const isWide = matchMedia("(min-width: 48rem)").matches;
 const OPEN_ENDED = 101; // The status of a connection: its latency is how long it lasted.
@@ -61,6 +61,8 @@ class Log {
   withFiles = false;
   /** The request id that was copied last. */
   copied = "";
+  /** Whether there are calls that are too old for the CSV file. */
+  isCut = false;
   isFormOpen = isWide;
   isLoading = false;
 
@@ -88,6 +90,7 @@ class Log {
       return this.shell.update();
     }
     this.isLoading = true;
+    this.isCut = false;
     this.problem = null;
     this.shell.update();
     try {
@@ -132,12 +135,14 @@ class Log {
 
   async saveCsv() {
     this.isLoading = true;
+    this.isCut = false;
     this.problem = null;
     this.shell.update();
     try {
       /** @type {string[]} */
       const pages = [];
-      for (let cursor = ""; pages.length === 0 || (cursor && pages.length < CSV_PAGES); ) {
+      let cursor = "";
+      while (pages.length === 0 || (cursor && pages.length < CSV_PAGES)) {
         const query = { ...this.filters, limit: String(SAMPLE), cursor };
         const response = await call("logs", { query, accept: "text/csv" });
         const text = await response.text();
@@ -147,6 +152,8 @@ class Log {
       const url = URL.createObjectURL(new Blob(pages, { type: "text/csv" }));
       Object.assign(document.createElement("a"), { href: url, download: "moodreel-log.csv" }).click();
       URL.revokeObjectURL(url);
+      this.isCut = Boolean(cursor);
+      if (this.isCut) this.shell.announce(this.cut());
     } catch (error) {
       this.fail(error, () => this.saveCsv());
     }
@@ -172,8 +179,13 @@ class Log {
     return html`<section class="stack">
       <h1>${S.log.title}</h1>
       ${this.form()} ${this.problem ? failure(this.shell, this.problem, this.retry) : nothing}
+      ${this.isCut ? html`<p class="lead">${this.cut()}</p>` : nothing}
       ${this.shown.length ? this.found() : this.nothingFound()}
     </section>`;
+  }
+
+  cut() {
+    return fill(S.log.cut, { count: new Intl.NumberFormat(locale).format(CSV_PAGES * SAMPLE) });
   }
 
   nothingFound() {
