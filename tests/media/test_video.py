@@ -11,7 +11,7 @@ from PIL import Image
 
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 from moodreel.media import video_decoder
-from moodreel.media.video import VideoReader
+from moodreel.media.video import ClipGeometry, VideoReader
 from moodreel.media.video_decoder import VideoDecoder, VideoLimits
 from moodreel.pipelines.boomerang import LoopOptions, make_boomerang
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
@@ -342,24 +342,6 @@ def test_frames_beyond_the_cache_size_are_decoded_again(monkeypatch):
     assert [synthetic_frames.read_counter(frame.to_rgb().rgb) for frame in again] == [10, 11, 12]
 
 
-def clip_of_sizes(*parts: tuple[int, int, int], draw=synthetic_frames.corner_frames) -> bytes:
-    """Encode a VP8 recording that changes its size: frames, width and height of each part, at 25 frames per second."""
-    file, count = io.BytesIO(), 0
-    with av.open(file, "w", format="webm") as output:
-        stream = output.add_stream("libvpx", rate=25)
-        stream.width, stream.height, stream.pix_fmt = *parts[0][1:], "yuv420p"
-        for frames, width, height in parts:
-            data = synthetic_video.encode_video(draw(frames, width, height), container="webm", codec="libvpx")
-            with av.open(io.BytesIO(data)) as part:
-                for packet in part.demux(video=0):
-                    if packet.pts is not None:
-                        packet.stream = stream
-                        packet.pts = packet.dts = packet.pts + 40 * count
-                        output.mux(packet)
-            count += frames
-    return file.getvalue()
-
-
 @pytest.mark.parametrize(
     ("parts", "size"),
     [
@@ -371,7 +353,7 @@ def clip_of_sizes(*parts: tuple[int, int, int], draw=synthetic_frames.corner_fra
     ids=["network dips", "network ramps up", "portrait, then turned", "landscape for longest"],
 )
 def test_size_that_changes_in_a_recording(parts, size):
-    reader = VideoReader(clip_of_sizes(*parts))
+    reader = VideoReader(synthetic_video.encode_sizes(*(synthetic_frames.corner_frames(*part) for part in parts)))
     frames = list(reader.frames())
     assert [frame.rgb.shape[1::-1] for frame in frames] == [(w, h) for count, w, h in parts for _ in range(count)]
     assert all(frame.rgb.shape[1::-1] == frame.size for frame in frames)
@@ -380,7 +362,8 @@ def test_size_that_changes_in_a_recording(parts, size):
 
 
 def test_letterboxed_frames_have_one_size_and_are_not_stretched():
-    reader = VideoReader(clip_of_sizes((8, 64, 96), (4, 96, 64), (3, 32, 48)), cache_side=96)
+    parts = [synthetic_frames.corner_frames(*part) for part in ((8, 64, 96), (4, 96, 64), (3, 32, 48))]
+    reader = VideoReader(synthetic_video.encode_sizes(*parts), cache_side=96)
     assert len(list(reader.frames())) == 15
     for side in (96, 48):  # from the cache, and decoded again
         frames = [frame.to_rgb().rgb for frame in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=side)]
@@ -392,6 +375,22 @@ def test_letterboxed_frames_have_one_size_and_are_not_stretched():
         assert len(rows) == pytest.approx(width * 64 / 96, abs=3)
         assert rows.mean() == pytest.approx((height - 1) / 2, abs=1)
         assert corners(turned[rows[0] : rows[-1] + 1]) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_a_loop_does_not_change_what_is_known_of_the_clip():
+    parts = [synthetic_frames.corner_frames(*part) for part in ((5, 32, 24), (15, 64, 48))]
+    reader = VideoReader(synthetic_video.encode_sizes(*parts))
+    for _ in reader.frames():
+        pass
+    known = reader.geometry
+    for stop in (0.3, 9.0):  # read in part, and to its end
+        assert list(reader.loop_frames(start=0, stop=stop, min_interval=0, max_side=64))
+        assert reader.geometry == known
+    other = ClipGeometry(known.duration, 24, 32)
+    reader.restore(other)
+    frames = list(reader.loop_frames(start=0, stop=9, min_interval=0, max_side=64))
+    assert {(frame.yuv.width, frame.yuv.height) for frame in frames} == {(24, 32)}
+    assert reader.geometry == other
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])
