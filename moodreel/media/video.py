@@ -73,9 +73,10 @@ class LoopFrame:
         """uint8 (H, W), 16 (black) to 235 (white)."""
         return yuv_planes(self.yuv)[0]
 
-    def to_rgb(self) -> Frame:
-        """Convert it to RGB."""
-        return Frame(self.time, self.yuv.to_ndarray(format="rgb24"), (self.yuv.width, self.yuv.height))
+    @property
+    def rgb(self) -> np.ndarray:
+        """uint8 (H, W, 3), RGB; each time it is converted anew."""
+        return self.yuv.to_ndarray(format="rgb24")
 
 
 @dataclass(frozen=True)

@@ -304,7 +304,7 @@ def test_cached_frames_equal_decoded_ones(monkeypatch, rotation, color):
     for a, b, frame in zip(cached, again, decoded, strict=True):
         assert a.luma.shape == b.luma.shape == ((160, 120) if rotation else (120, 160))
         assert np.abs(a.luma.astype(int) - b.luma).mean() < 1
-        assert np.abs(a.to_rgb().rgb.astype(int) - frame.rgb).mean() < 3
+        assert np.abs(a.rgb.astype(int) - frame.rgb).mean() < 3
 
 
 @pytest.mark.parametrize("color", [{}, {"colorspace": 1}, {"colorspace": 5}, {"color_range": 2}])
@@ -314,7 +314,7 @@ def test_frames_of_a_loop_show_what_analyzed_frames_show(color, transform):
         synthetic_video.encode_video(synthetic_frames.corner_frames(5, 90, 62), color=color, **transform)
     )
     expected = [frame.rgb for frame in reader.frames()]
-    shown = [frame.to_rgb().rgb for frame in reader.loop_frames(start=0, stop=1, min_interval=0, max_side=640)]
+    shown = [frame.rgb for frame in reader.loop_frames(start=0, stop=1, min_interval=0, max_side=640)]
     assert len(shown) == len(expected)
     for a, b in zip(shown, expected, strict=True):
         assert a.shape == b.shape
@@ -327,7 +327,7 @@ def test_only_small_loops_are_decoded_without_the_loop_filter(codec, scale, diff
     data = synthetic_video.encode_video(synthetic_frames.face_frames(40, 320, 240), codec=codec, options={"crf": "34"})
     reader = VideoReader(data)
     expected = [frame.rgb for frame in reader.frames(max_side=320 // scale)]
-    shown = [f.to_rgb().rgb for f in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=320 // scale)]
+    shown = [f.rgb for f in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=320 // scale)]
     differences = [np.abs(a.astype(int) - b).mean() for a, b in zip(shown, expected, strict=True)]
     assert np.mean(differences) == pytest.approx(difference, abs=difference)
 
@@ -339,7 +339,7 @@ def test_frames_beyond_the_cache_size_are_decoded_again(monkeypatch):
     assert len(list(reader.frames())) == 30
     assert reader._cache is None
     again = reader.loop_frames(start=0.4, stop=0.48, min_interval=0, max_side=64)
-    assert [synthetic_frames.read_counter(frame.to_rgb().rgb) for frame in again] == [10, 11, 12]
+    assert [synthetic_frames.read_counter(frame.rgb) for frame in again] == [10, 11, 12]
 
 
 @pytest.mark.parametrize(
@@ -366,7 +366,7 @@ def test_letterboxed_frames_have_one_size_and_are_not_stretched():
     reader = VideoReader(synthetic_video.encode_sizes(*parts), cache_side=96)
     assert len(list(reader.frames())) == 15
     for side in (96, 48):  # from the cache, and decoded again
-        frames = [frame.to_rgb().rgb for frame in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=side)]
+        frames = [frame.rgb for frame in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=side)]
         width, height = 2 * side // 3, side
         assert [frame.shape for frame in frames] == [(height, width, 3)] * 15
         assert all(corners(frame) == [RED, GREEN, BLUE, WHITE] for frame in frames[:8] + frames[12:])
