@@ -38,6 +38,8 @@ RETRY_AFTER_SECONDS = 2
 """When to ask again for a job that is not done."""
 FULL_RETRY_AFTER_SECONDS = 60
 """When to make a call again that found too many jobs."""
+HISTORY_ID = "history_id"
+"""Where the stored answer of a job names the entry in its caller's history."""
 REPORT_SECONDS = 60.0
 """Time between two messages about the same trouble."""
 
@@ -167,7 +169,7 @@ class JobRunner:
             if _is_overloaded(answer):
                 self.store.release(job, BUSY_SECONDS)
             else:
-                self.store.finish(job, answer.status_code, answer.get_data(as_text=True))
+                self.store.finish(job, answer.status_code, _to_text(answer))
         finally:
             self._job = None
             ended.set()
@@ -219,6 +221,14 @@ def _answer(app: Flask, job: Job) -> PlainResponse:
     caller = Caller(call["caller"]["id"], frozenset(call["caller"]["roles"]), call["caller"]["user"])
     environ = {**builder.get_environ(), JOB_CALLER: caller, JOB_ID: job.id}
     return PlainResponse.from_app(app.wsgi_app, environ, buffered=True)
+
+
+def _to_text(answer: PlainResponse) -> str:
+    """Return the body of an answer, with the entry of the history that a header names as `HISTORY_ID`."""
+    entry_id = answer.headers.get("x-history-id")
+    if entry_id is None:
+        return answer.get_data(as_text=True)
+    return json.dumps({**json.loads(answer.get_data()), HISTORY_ID: entry_id})
 
 
 def _gave_up(app: Flask, job: Job) -> PlainResponse:

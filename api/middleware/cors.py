@@ -6,12 +6,12 @@ from api.services import services
 
 _ALLOWED_HEADERS = (
     "authorization, x-api-key, date, x-date, x-client-id, x-request-id, idempotency-key, content-type, accept, prefer, "
-    "x-webhook-url, traceparent, tracestate"
+    "x-webhook-url, traceparent, tracestate, range, if-range, if-none-match"
 )
 _EXPOSED_HEADERS = (
     "x-request-id, retry-after, server-timing, x-next-cursor, x-history-id, x-mock, "
     "x-emotion, x-confidence, x-certain, x-peak, ratelimit, ratelimit-policy, idempotency-replayed, "
-    "location, preference-applied"
+    "location, preference-applied, etag, accept-ranges, content-range"
 )
 """The response headers that web pages may read: those of `api.analysis_recorder.HEADERS` and of single routes."""
 _METHODS = "GET, POST, DELETE, OPTIONS"

@@ -37,11 +37,13 @@ def job(job_id: str) -> Response:
         response.status_code = 202
         response.headers["Retry-After"] = str(jobs.RETRY_AFTER_SECONDS)
         return response
-    failed = state.answer_status >= 400
+    failed, answer = state.answer_status >= 400, json.loads(state.answer)
+    if jobs.HISTORY_ID in answer:
+        body["history_id"] = answer.pop(jobs.HISTORY_ID)
     return jsonify(
         body
         | {"status": FAILED if failed else DONE, "answer_status": state.answer_status}
-        | {"error" if failed else "answer": json.loads(state.answer)}
+        | {"error" if failed else "answer": answer}
     )
 
 

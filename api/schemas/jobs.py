@@ -19,6 +19,13 @@ class JobSchema(AnswerSchema):
     answer_status = fields.Integer(
         metadata=field_doc("The status that the call would have had.", example=200, optional=True)
     )
+    history_id = fields.String(
+        metadata=field_doc(
+            "The entry in the caller's history, if one was written: `/api/history/{id}`.",
+            example="8a54c0f2d1b94f0c9ad2f6b1c0e7d385",
+            optional=True,
+        )
+    )
     answer = fields.Raw(
         metadata=field_doc(
             "What the call would have been answered with.",

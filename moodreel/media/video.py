@@ -73,9 +73,10 @@ class LoopFrame:
         """uint8 (H, W), 16 (black) to 235 (white)."""
         return yuv_planes(self.yuv)[0]
 
-    def to_rgb(self) -> Frame:
-        """Convert it to RGB."""
-        return Frame(self.time, self.yuv.to_ndarray(format="rgb24"), (self.yuv.width, self.yuv.height))
+    @property
+    def rgb(self) -> np.ndarray:
+        """uint8 (H, W, 3), RGB; each time it is converted anew."""
+        return self.yuv.to_ndarray(format="rgb24")
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,10 @@ class VideoReader:
         return ClipGeometry(self.duration, self.width, self.height)
 
     def restore(self, geometry: ClipGeometry) -> None:
-        """Take over what another reader of the same bytes knows, so that a part can be read without all before it."""
+        """Take over what another reader of the same bytes knows, so that a part can be read without all before it.
+
+        Another width and height are those of `loop_frames` from then on.
+        """
         self.duration, self.width, self.height = geometry.duration, geometry.width, geometry.height
 
     def frames(
@@ -294,7 +298,7 @@ class VideoReader:
                 gap = time - before
                 seconds_of[shape.size] += gap  # of the frame before
             shape = self._shape(frame)
-            if count == 1:
+            if count == 1 and not self.duration:
                 self.width, self.height = shape.size
             pixels += frame.width * frame.height
             if time > limits.seconds or count > limits.frames:
@@ -304,9 +308,10 @@ class VideoReader:
             yield time, frame, shape
         if shape is None:
             raise VideoTooShort("The video holds not one frame. Record at least a second and send it again.")
-        self.duration = time + gap
-        seconds_of[shape.size] += gap
-        self.width, self.height = max(seconds_of, key=lambda size: seconds_of[size])
+        if not self.duration:
+            self.duration = time + gap
+            seconds_of[shape.size] += gap
+            self.width, self.height = max(seconds_of, key=lambda size: seconds_of[size])
 
     def _shape(self, frame: av.VideoFrame) -> FrameShape:
         """Return the shape of a decoded frame; its display matrix is read once for each size."""

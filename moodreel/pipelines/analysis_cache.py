@@ -43,6 +43,7 @@ def dump_analysis(analysis: VideoAnalysis) -> str:
         {
             "prediction": {k: v for k, v in vars(found).items() if k not in _NOT_STORED} if found else None,
             "peak": analysis.peak,
+            "peak_size": analysis.peak_size,
             "frames_analysed": analysis.frames_analysed,
             "geometry": analysis.geometry,
         },
@@ -68,6 +69,7 @@ def load_analysis(text: str, model: ModelInfo, timings: dict[str, float]) -> Vid
     return VideoAnalysis(
         prediction=VideoResult(**found, model=model, timings=timings) if found else None,
         peak=numbers["peak"],
+        peak_size=tuple(numbers["peak_size"]),
         frames_analysed=numbers["frames_analysed"],
         geometry=ClipGeometry(**numbers["geometry"]),
         model=model,

@@ -50,6 +50,8 @@ _MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 15.0}
 """Most frames a second. Animated WebP and GIF have almost no inter-frame compression: a frame costs its full size."""
 _MAX_FRAME_BYTES = 64 * 2**20
 """Most memory for the decoded frames of one loop. A large, long loop gets fewer frames a second instead."""
+_PIXEL_BYTES = {"mp4": 1.5, "webp": 3.0, "gif": 3.0}
+"""Bytes of a decoded pixel: MP4 is encoded from YUV 4:2:0, the others from RGB."""
 _STILL_SECONDS = 1.0
 """Duration of a loop of one frame."""
 _TIME_SLACK = 0.001
@@ -110,7 +112,7 @@ def make_boomerang(
     size = crop.frame_side(loop.size, reader.width, reader.height) if crop else loop.size
     whole = loop.moment == "whole"
     speed = max(1.0, reader.duration / (loop.duration / 2)) if whole else 1.0
-    frames = _read_loop(reader, None if whole else peak, loop.duration / 2, size, speed, _MAX_FPS[loop.output])
+    frames = _read_loop(reader, None if whole else peak, loop.duration / 2, size, speed, loop.output)
     pictures = _cut_windows(frames, crop, loop.size, reader.width)
     order, seconds = _order_frames(frames, speed, loop.duration)
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
@@ -147,12 +149,12 @@ def _window(peak: float, clip_seconds: float, pass_seconds: float) -> tuple[floa
 
 
 def _read_frames(
-    reader: VideoReader, start: float, stop: float, size: int, speed: float, max_fps: float
+    reader: VideoReader, start: float, stop: float, size: int, speed: float, output: str
 ) -> list[LoopFrame]:
     scale = min(1.0, size / max(reader.width, reader.height))
-    frame_bytes = 3 * reader.width * reader.height * scale**2
+    frame_bytes = _PIXEL_BYTES[output] * reader.width * reader.height * scale**2
     affordable_fps = max(1.0, _MAX_FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
-    min_interval = speed / min(max_fps, affordable_fps)
+    min_interval = speed / min(_MAX_FPS[output], affordable_fps)
     frames = list(reader.loop_frames(start=start, stop=stop, min_interval=min_interval, max_side=size))
     if len(frames) > 2 and frames[-1].time - frames[-2].time < min_interval / 2:
         del frames[-2]  # the last frame is the peak; one that is shown too shortly before it would stutter
@@ -170,18 +172,18 @@ def _frames_around(reader: VideoReader, time: float, size: int) -> list[LoopFram
 
 
 def _read_loop(
-    reader: VideoReader, peak: float | None, seconds: float, size: int, speed: float, max_fps: float
+    reader: VideoReader, peak: float | None, seconds: float, size: int, speed: float, output: str
 ) -> list[LoopFrame]:
     """Read the frames of one pass around a peak, in its shot; of the whole video without a peak."""
     if peak is None:
-        return _read_frames(reader, 0.0, reader.duration, size, speed, max_fps)
+        return _read_frames(reader, 0.0, reader.duration, size, speed, output)
     start, stop = _window(peak, reader.duration, seconds)
-    frames = _read_frames(reader, start, stop, size, speed, max_fps)
-    return _trim_to_still(_stay_in_shot(reader, frames, peak, seconds, size, max_fps), peak)
+    frames = _read_frames(reader, start, stop, size, speed, output)
+    return _trim_to_still(_stay_in_shot(reader, frames, peak, seconds, size, output), peak)
 
 
 def _stay_in_shot(
-    reader: VideoReader, frames: list[LoopFrame], peak: float, pass_seconds: float, size: int, max_fps: float
+    reader: VideoReader, frames: list[LoopFrame], peak: float, pass_seconds: float, size: int, output: str
 ) -> list[LoopFrame]:
     """Keep the frames between the hard cuts around the peak; or read on its other side, if the shot is longer there."""
     inside = _within_cuts(frames, peak)
@@ -189,7 +191,7 @@ def _stay_in_shot(
         return frames
     before = frames[-1].time <= peak + _TIME_SLACK
     start, stop = (peak, peak + pass_seconds) if before else (peak - pass_seconds, peak)
-    others = _read_frames(reader, max(0.0, start), min(stop, reader.duration), size, 1.0, max_fps)
+    others = _read_frames(reader, max(0.0, start), min(stop, reader.duration), size, 1.0, output)
     return max(inside, _within_cuts(others, peak), key=lambda part: part[-1].time - part[0].time)
 
 
@@ -242,4 +244,4 @@ def _cut_windows(frames: list[LoopFrame], crop: FaceCrop | None, side: int, widt
     """Return the pictures of the loop, `yuv420p`."""
     if crop is None:
         return [frame.yuv for frame in frames]
-    return [rgb_to_yuv(window) for window in crop.cut([frame.to_rgb() for frame in frames], side, width)]
+    return [rgb_to_yuv(window) for window in crop.cut(frames, side, width)]

@@ -6,13 +6,13 @@ fractions of a pixel makes a sharp background flicker.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
-from moodreel.media.video import Frame
+from moodreel.media.video import Frame, LoopFrame
 from moodreel.pipelines.geometry import PixelBox
 
 ASPECTS = {"original": 0.0, "square": 1.0, "portrait": 9 / 16}
@@ -48,7 +48,7 @@ class FaceCrop:
         """
         return math.ceil(side * max(width, height) / max(self._window(width, height)))
 
-    def cut(self, frames: Sequence[Frame], side: int, video_width: int) -> list[np.ndarray]:
+    def cut(self, frames: Sequence[Frame | LoopFrame], side: int, video_width: int) -> Iterator[np.ndarray]:
         """Cut the window out of each frame.
 
         Args:
@@ -56,7 +56,7 @@ class FaceCrop:
             side: most pixels of the longest side of the window.
             video_width: pixels of the upright video, in which the faces are measured.
 
-        Returns:
+        Yields:
             uint8 (h, w, 3) RGB, all of one size.
         """
         height, width = frames[0].rgb.shape[:2]
@@ -70,7 +70,8 @@ class FaceCrop:
         if np.ptp(centers, axis=0).max() < _STILL_SHARE * max(size):
             # At whole pixels, so that nothing is interpolated.
             centers[:] = (low + np.round(np.median(centers, axis=0) - low)).clip(low, high)
-        return [cv2.getRectSubPix(frame.rgb, size, center) for frame, center in zip(frames, centers, strict=True)]
+        for frame, center in zip(frames, centers, strict=True):
+            yield cv2.getRectSubPix(frame.rgb, size, center)
 
     def _window(self, width: float, height: float) -> tuple[float, float]:
         """Return the width and height of the largest window in a frame."""

@@ -28,6 +28,19 @@ def to_letterboxed_box(
     return round(x + (canvas[0] - width) / 2), round(y + (canvas[1] - height) / 2), round(w), round(h)
 
 
+def from_letterboxed_box(box: PixelBox, canvas: tuple[int, int], size: tuple[int, int]) -> PixelBox:
+    """Convert a box in pixels of a video into pixels of a frame that is shown in its middle; see `to_letterboxed_box`.
+
+    Args:
+        box: in pixels of the video.
+        canvas: width and height of the video in pixels.
+        size: width and height of the frame in pixels.
+    """
+    scale = letterbox_scale(size, canvas)
+    x, y = ((box[axis] - canvas[axis] / 2) / scale + size[axis] / 2 for axis in (0, 1))
+    return round(x), round(y), round(box[2] / scale), round(box[3] / scale)
+
+
 def turn_box(box: tuple[float, float, float, float], quarter_turns: int) -> tuple[float, float, float, float]:
     """Convert a box relative to an image that was turned into one relative to the image as it was.
 

@@ -8,6 +8,7 @@ an analysis, never pixels, may be kept and recalled (`analysis_cache`): a thumbn
 """
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
@@ -26,6 +27,7 @@ from moodreel.pipelines.analysis_cache import AnalysisCache, analysis_key, dump_
 from moodreel.pipelines.boomerang import BoomerangClip, LoopOptions, make_boomerang
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
 from moodreel.pipelines.face_crop import ASPECTS, FaceCrop
+from moodreel.pipelines.geometry import from_letterboxed_box
 from moodreel.pipelines.keyframe import score_keyframes
 from moodreel.pipelines.people_extractor import (
     SAMPLE_RATE,
@@ -40,6 +42,8 @@ from moodreel.timing import stage
 
 _NOT_RUN = {"decode": 0.0, "faces": 0.0, "model": 0.0}
 """Milliseconds by stage of an analysis that was recalled."""
+_SAME_PROPORTIONS = 0.02
+"""Sizes whose proportions differ by less, as those of one call do by whole pixels, need no borders."""
 
 
 class VideoPipeline:
@@ -173,9 +177,7 @@ class VideoPipeline:
             return analysis, None
         cache_side = _cache_side(analysis, loop)
         with self._engine.slot(), open_video(data, self._limits, fps=fps, cache_side=cache_side) as reader:
-            if analysis:
-                reader.restore(analysis.geometry)
-            else:
+            if not analysis:
                 analysis = self._analyze(reader, predictor, progress)
                 if self._cache:
                     self._cache.put(key, dump_analysis(analysis))
@@ -192,9 +194,12 @@ class VideoPipeline:
         """Read a video to its end, classify the faces in it and find the best moment."""
         video = self._people.extract(reader, crop_kind=predictor.crop_kind, progress=progress)
         result = self._classify(reader, video, predictor) if video.tracks else None
+        peak = result.peak if result else _peak_motion_time(video.frames)
+        size = next(frame.size for frame in video.frames if frame.time == peak)
         return VideoAnalysis(
             prediction=result,
-            peak=result.peak if result else _peak_motion_time(video.frames),
+            peak=peak,
+            peak_size=size,
             frames_analysed=len(video.frames),
             geometry=reader.geometry,
             model=predictor.info,
@@ -249,10 +254,16 @@ def _cache_side(analysis: VideoAnalysis | None, loop: LoopOptions | None) -> int
 
 
 def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) -> BoomerangClip:
-    ratio, found = ASPECTS[loop.aspect], analysis.prediction
+    ratio, found, geometry = ASPECTS[loop.aspect], analysis.prediction, analysis.geometry
+    video, shown = (geometry.width, geometry.height), analysis.peak_size
+    # A phone that was turned: the moment as it was recorded, without the borders that it has in the whole video. A
+    # smaller picture of a slower network has none.
+    if loop.moment == "whole" or math.isclose(shown[0] / shown[1], video[0] / video[1], rel_tol=_SAME_PROPORTIONS):
+        shown = video
+    reader.restore(replace(geometry, width=shown[0], height=shown[1]))
     timeline = [point for point in found.timeline if point.track == found.track] if found else []
-    crop = FaceCrop(ratio, [(point.time, point.box) for point in timeline]) if ratio else None
-    return make_boomerang(reader, analysis.peak, loop, crop=crop)
+    faces = [(point.time, from_letterboxed_box(point.box, video, shown)) for point in timeline]
+    return make_boomerang(reader, analysis.peak, loop, crop=FaceCrop(ratio, faces) if ratio else None)
 
 
 def _main_track(tracks: dict[int, Track]) -> int:

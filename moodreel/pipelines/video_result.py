@@ -113,6 +113,7 @@ class VideoAnalysis:
         prediction: for the main face; None without one.
         peak: the best moment in seconds: that of the prediction, or the one with most motion.
         frames_analysed: number of sampled frames.
+        peak_size: width and height of the frame at the peak; those of the video unless the phone was turned.
         geometry: duration and size of the video.
         model: the model that answered.
         timings: milliseconds by stage.
@@ -120,6 +121,7 @@ class VideoAnalysis:
 
     prediction: VideoResult | None
     peak: float
+    peak_size: tuple[int, int]
     frames_analysed: int
     geometry: ClipGeometry
     model: ModelInfo

@@ -280,6 +280,7 @@ class TestCors:
         allowed = response.headers["Access-Control-Allow-Headers"].replace(" ", "").split(",")
         assert {"x-api-key", "x-date", "x-client-id", "x-request-id", "content-type"} <= set(allowed)
         assert {"traceparent", "tracestate"} <= set(allowed), "a page can continue its trace (docs/operate.md)"
+        assert {"range", "if-range", "if-none-match"} <= set(allowed), "a page can keep loops of the history"
 
     @pytest.mark.parametrize("headers", [HEADERS, {}])
     def test_listed_origins_can_read_answers_and_rejections(self, cors_server: Server, headers: dict[str, str]) -> None:
@@ -287,6 +288,7 @@ class TestCors:
         assert response.headers["Access-Control-Allow-Origin"] == ORIGIN
         exposed = response.headers["Access-Control-Expose-Headers"].split(", ")
         assert {"x-request-id", *(name.lower() for name in analysis_recorder.HEADERS)} <= set(exposed)
+        assert {"etag", "content-range", "accept-ranges"} <= set(exposed)
         assert "Origin" in response.headers["Vary"]
 
     def test_other_origins_get_no_cors_headers(self, cors_server: Server) -> None:

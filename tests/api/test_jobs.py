@@ -108,9 +108,11 @@ def test_a_job_is_its_callers_alone_and_its_analysis_is_in_their_history(server:
         assert server.call("GET", location, headers=other).status_code == 404
         assert server.call("DELETE", location, headers=other).status_code == 404
     assert server.call("GET", location, headers={}).status_code == 401
-    assert finished(server, location, ann)["answer"]["emotion"] == "Happy"
+    done = finished(server, location, ann)
+    assert done["answer"]["emotion"] == "Happy"
     [entry] = server.call("GET", "/api/history", headers=ann).json()["entries"]
-    assert entry["emotion"] == "Happy"
+    assert (entry["emotion"], entry["id"]) == ("Happy", done["history_id"])
+    assert "history_id" not in done["answer"]
     rows = server.log_rows(request_id=response.headers["x-request-id"])
     assert [(row["status_code"], row["prediction"]) for row in rows] == [(200, "Happy"), (202, None)]
     job = location.removeprefix("/jobs/")

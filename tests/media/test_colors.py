@@ -73,7 +73,7 @@ def read_bars(data: bytes) -> np.ndarray:
     reader = VideoReader(data)
     rgb = next(reader.frames(max_side=640)).rgb
     list(reader.frames())
-    loop = next(reader.loop_frames(start=0, stop=1, min_interval=0, max_side=320)).to_rgb().rgb
+    loop = next(reader.loop_frames(start=0, stop=1, min_interval=0, max_side=320)).rgb
     assert np.abs(middles(rgb) - middles(loop)).max() < 12, "a cover has the colors of the clip"
     return middles(rgb)
 
@@ -160,7 +160,7 @@ def test_alpha_is_shown_on_white(container: str, codec: str, pix_fmt: str) -> No
         output.mux(stream.encode(None))
     reader = VideoReader(file.getvalue(), cache_side=64)
     first, *_ = (frame.rgb for frame in reader.frames())
-    loops = [next(reader.loop_frames(start=0, stop=1, min_interval=0, max_side=side)).to_rgb().rgb for side in (64, 48)]
+    loops = [next(reader.loop_frames(start=0, stop=1, min_interval=0, max_side=side)).rgb for side in (64, 48)]
     for rgb in (first, *loops):
         height, width = rgb.shape[:2]
         assert rgb[: height // 5].min() > 235
@@ -192,7 +192,7 @@ def test_clean_aperture_is_respected(tag: int) -> None:
     assert all(frame.rgb.shape == (80, 48, 3) and frame.rgb.min() > 200 for frame in found)
     loop = list(reader.loop_frames(start=0.5, stop=1.0, min_interval=0, max_side=64))
     assert loop[0].time == pytest.approx(0.5, abs=0.05)
-    assert all(frame.to_rgb().rgb.min() > 200 for frame in loop)
+    assert all(frame.rgb.min() > 200 for frame in loop)
 
 
 @pytest.mark.parametrize(

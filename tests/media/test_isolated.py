@@ -169,7 +169,7 @@ def compare(data: bytes) -> list[str]:
 def same(ours: Any, theirs: Any) -> bool:
     if isinstance(ours, LoopFrame):
         colors = [(frame.yuv.colorspace, frame.yuv.color_range) for frame in (ours, theirs)]
-        return colors[0] == colors[1] and same(ours.to_rgb(), theirs.to_rgb())
+        return colors[0] == colors[1] and ours.time == theirs.time and np.array_equal(ours.rgb, theirs.rgb)
     return (ours.time, ours.size) == (theirs.time, theirs.size) and np.array_equal(ours.rgb, theirs.rgb)
 
 

@@ -11,7 +11,7 @@ from PIL import Image
 
 from moodreel.errors import UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong, VideoTooShort
 from moodreel.media import video_decoder
-from moodreel.media.video import VideoReader
+from moodreel.media.video import ClipGeometry, VideoReader
 from moodreel.media.video_decoder import VideoDecoder, VideoLimits
 from moodreel.pipelines.boomerang import LoopOptions, make_boomerang
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
@@ -304,7 +304,7 @@ def test_cached_frames_equal_decoded_ones(monkeypatch, rotation, color):
     for a, b, frame in zip(cached, again, decoded, strict=True):
         assert a.luma.shape == b.luma.shape == ((160, 120) if rotation else (120, 160))
         assert np.abs(a.luma.astype(int) - b.luma).mean() < 1
-        assert np.abs(a.to_rgb().rgb.astype(int) - frame.rgb).mean() < 3
+        assert np.abs(a.rgb.astype(int) - frame.rgb).mean() < 3
 
 
 @pytest.mark.parametrize("color", [{}, {"colorspace": 1}, {"colorspace": 5}, {"color_range": 2}])
@@ -314,7 +314,7 @@ def test_frames_of_a_loop_show_what_analyzed_frames_show(color, transform):
         synthetic_video.encode_video(synthetic_frames.corner_frames(5, 90, 62), color=color, **transform)
     )
     expected = [frame.rgb for frame in reader.frames()]
-    shown = [frame.to_rgb().rgb for frame in reader.loop_frames(start=0, stop=1, min_interval=0, max_side=640)]
+    shown = [frame.rgb for frame in reader.loop_frames(start=0, stop=1, min_interval=0, max_side=640)]
     assert len(shown) == len(expected)
     for a, b in zip(shown, expected, strict=True):
         assert a.shape == b.shape
@@ -327,7 +327,7 @@ def test_only_small_loops_are_decoded_without_the_loop_filter(codec, scale, diff
     data = synthetic_video.encode_video(synthetic_frames.face_frames(40, 320, 240), codec=codec, options={"crf": "34"})
     reader = VideoReader(data)
     expected = [frame.rgb for frame in reader.frames(max_side=320 // scale)]
-    shown = [f.to_rgb().rgb for f in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=320 // scale)]
+    shown = [f.rgb for f in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=320 // scale)]
     differences = [np.abs(a.astype(int) - b).mean() for a, b in zip(shown, expected, strict=True)]
     assert np.mean(differences) == pytest.approx(difference, abs=difference)
 
@@ -339,25 +339,7 @@ def test_frames_beyond_the_cache_size_are_decoded_again(monkeypatch):
     assert len(list(reader.frames())) == 30
     assert reader._cache is None
     again = reader.loop_frames(start=0.4, stop=0.48, min_interval=0, max_side=64)
-    assert [synthetic_frames.read_counter(frame.to_rgb().rgb) for frame in again] == [10, 11, 12]
-
-
-def clip_of_sizes(*parts: tuple[int, int, int], draw=synthetic_frames.corner_frames) -> bytes:
-    """Encode a VP8 recording that changes its size: frames, width and height of each part, at 25 frames per second."""
-    file, count = io.BytesIO(), 0
-    with av.open(file, "w", format="webm") as output:
-        stream = output.add_stream("libvpx", rate=25)
-        stream.width, stream.height, stream.pix_fmt = *parts[0][1:], "yuv420p"
-        for frames, width, height in parts:
-            data = synthetic_video.encode_video(draw(frames, width, height), container="webm", codec="libvpx")
-            with av.open(io.BytesIO(data)) as part:
-                for packet in part.demux(video=0):
-                    if packet.pts is not None:
-                        packet.stream = stream
-                        packet.pts = packet.dts = packet.pts + 40 * count
-                        output.mux(packet)
-            count += frames
-    return file.getvalue()
+    assert [synthetic_frames.read_counter(frame.rgb) for frame in again] == [10, 11, 12]
 
 
 @pytest.mark.parametrize(
@@ -371,7 +353,7 @@ def clip_of_sizes(*parts: tuple[int, int, int], draw=synthetic_frames.corner_fra
     ids=["network dips", "network ramps up", "portrait, then turned", "landscape for longest"],
 )
 def test_size_that_changes_in_a_recording(parts, size):
-    reader = VideoReader(clip_of_sizes(*parts))
+    reader = VideoReader(synthetic_video.encode_sizes(*(synthetic_frames.corner_frames(*part) for part in parts)))
     frames = list(reader.frames())
     assert [frame.rgb.shape[1::-1] for frame in frames] == [(w, h) for count, w, h in parts for _ in range(count)]
     assert all(frame.rgb.shape[1::-1] == frame.size for frame in frames)
@@ -380,10 +362,11 @@ def test_size_that_changes_in_a_recording(parts, size):
 
 
 def test_letterboxed_frames_have_one_size_and_are_not_stretched():
-    reader = VideoReader(clip_of_sizes((8, 64, 96), (4, 96, 64), (3, 32, 48)), cache_side=96)
+    parts = [synthetic_frames.corner_frames(*part) for part in ((8, 64, 96), (4, 96, 64), (3, 32, 48))]
+    reader = VideoReader(synthetic_video.encode_sizes(*parts), cache_side=96)
     assert len(list(reader.frames())) == 15
     for side in (96, 48):  # from the cache, and decoded again
-        frames = [frame.to_rgb().rgb for frame in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=side)]
+        frames = [frame.rgb for frame in reader.loop_frames(start=0, stop=9, min_interval=0, max_side=side)]
         width, height = 2 * side // 3, side
         assert [frame.shape for frame in frames] == [(height, width, 3)] * 15
         assert all(corners(frame) == [RED, GREEN, BLUE, WHITE] for frame in frames[:8] + frames[12:])
@@ -392,6 +375,22 @@ def test_letterboxed_frames_have_one_size_and_are_not_stretched():
         assert len(rows) == pytest.approx(width * 64 / 96, abs=3)
         assert rows.mean() == pytest.approx((height - 1) / 2, abs=1)
         assert corners(turned[rows[0] : rows[-1] + 1]) == [RED, GREEN, BLUE, WHITE]
+
+
+def test_a_loop_does_not_change_what_is_known_of_the_clip():
+    parts = [synthetic_frames.corner_frames(*part) for part in ((5, 32, 24), (15, 64, 48))]
+    reader = VideoReader(synthetic_video.encode_sizes(*parts))
+    for _ in reader.frames():
+        pass
+    known = reader.geometry
+    for stop in (0.3, 9.0):  # read in part, and to its end
+        assert list(reader.loop_frames(start=0, stop=stop, min_interval=0, max_side=64))
+        assert reader.geometry == known
+    other = ClipGeometry(known.duration, 24, 32)
+    reader.restore(other)
+    frames = list(reader.loop_frames(start=0, stop=9, min_interval=0, max_side=64))
+    assert {(frame.yuv.width, frame.yuv.height) for frame in frames} == {(24, 32)}
+    assert reader.geometry == other
 
 
 @pytest.mark.parametrize(("transfer", "name"), [(16, "PQ"), (18, "HLG")])

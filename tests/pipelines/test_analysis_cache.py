@@ -130,7 +130,7 @@ def test_only_numbers_and_labels_are_kept(pipeline: VideoPipeline, cache: DictCa
     assert len(key) == 64
     assert len(text) < 40_000
     kept = json.loads(text)
-    assert kept.keys() == {"prediction", "peak", "frames_analysed", "geometry"}
+    assert kept.keys() == {"prediction", "peak", "peak_size", "frames_analysed", "geometry"}
     assert kept["prediction"].keys() == {
         *("emotion", "confidence", "probabilities", "peak", "face_coverage", "certain", "quality", "frames_analysed"),
         *("duration", "width", "height", "timeline", "track", "explanation"),

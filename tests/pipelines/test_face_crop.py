@@ -48,7 +48,7 @@ def test_a_still_face_gives_a_still_window_of_unchanged_pixels() -> None:
     frames = coordinate_frames()
     jitter = np.random.default_rng(1).integers(-2, 3, 9)
     faces = [face_at(index / 6, 80 + offset) for index, offset in enumerate(jitter)]
-    windows = FaceCrop(ASPECTS["square"], faces).cut(frames, 136, WIDTH)
+    windows = list(FaceCrop(ASPECTS["square"], faces).cut(frames, 136, WIDTH))
     left = int(windows[0][0, 0, 0])
     assert left == pytest.approx(80 - 68, abs=1)
     for window in windows:
@@ -59,7 +59,7 @@ def test_a_moving_face_is_followed_smoothly_and_never_leaves_the_frame() -> None
     frames = coordinate_frames()
     noise = np.random.default_rng(2).integers(-6, 7, 9)
     faces = [face_at(index / 6, 40 + 100 * index / 6 + noise[index]) for index in range(9)]
-    windows = FaceCrop(ASPECTS["portrait"], faces).cut(frames, 136, WIDTH)
+    windows = list(FaceCrop(ASPECTS["portrait"], faces).cut(frames, 136, WIDTH))
     steps = np.diff(lefts(windows))
     assert lefts(windows)[[0, -1]] == pytest.approx([40, 173], abs=12), "the first and the last frame are not late"
     assert steps.min() > 2 and steps.max() < 5, "a hundred pixels a second are more than three a frame"

@@ -240,6 +240,32 @@ def test_a_thumbnail_of_another_aspect_shows_the_face(pipeline, aspect, size):
         assert x + width / 2 == pytest.approx(size[0] / 2, abs=size[0] / 8)
 
 
+@pytest.mark.parametrize("duration", [1.0, 4.0], ids=["after the turn", "longer than since the turn"])
+@pytest.mark.parametrize(
+    ("aspect", "moment", "size"),
+    [
+        ("original", "expressive", (320, 240)),
+        ("square", "expressive", (240, 240)),
+        ("portrait", "expressive", (134, 240)),
+        ("original", "whole", (240, 320)),
+    ],
+)
+def test_a_thumbnail_of_a_phone_that_was_turned_has_the_proportions_of_its_moment(
+    pipeline, aspect, moment, size, duration
+):
+    portrait, landscape = synthetic_frames.noise_frames(40, 240, 320), synthetic_frames.face_frames(30)
+    landscape = [np.roll(frame, -60, axis=1) for frame in landscape]
+    options = LoopOptions(duration=duration, aspect=aspect, moment=moment)
+    thumbnail = pipeline.thumbnail(synthetic_video.encode_sizes(portrait, landscape), options)
+    loop = thumbnail.boomerang
+    assert (loop.width, loop.height) == size
+    if moment == "expressive":
+        frames = synthetic_video.decode_frames(loop.data)
+        assert min(edge.mean() for frame in frames for edge in (frame[:4], frame[-4:])) > 30, "no black borders"
+        shown = pipeline.predict(loop.data)
+        assert (shown.emotion, shown.face_coverage) == ("Happy", 1.0)
+
+
 def test_a_thumbnail_without_a_face_shows_the_moment_of_most_motion(pipeline):
     still = synthetic_frames.corner_frames(1, 320, 240) * 50
     data = synthetic_video.encode_video(still + synthetic_frames.noise_frames(10) + still)

@@ -107,3 +107,21 @@ def decode_frames(data: bytes) -> list[np.ndarray]:
     """Decode every frame of a file as (H, W, 3) uint8 RGB, without applying its display matrix."""
     with av.open(io.BytesIO(data)) as container:
         return [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+
+
+def encode_sizes(*parts: Sequence[np.ndarray]) -> bytes:
+    """Encode a VP8 recording that changes its size: frames of each size, at 25 frames per second."""
+    file, count = io.BytesIO(), 0
+    with av.open(file, "w", format="webm") as output:
+        stream = output.add_stream("libvpx", rate=25)
+        stream.height, stream.width = parts[0][0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        for frames in parts:
+            with av.open(io.BytesIO(encode_video(frames, container="webm", codec="libvpx"))) as part:
+                for packet in part.demux(video=0):
+                    if packet.pts is not None:
+                        packet.stream = stream
+                        packet.pts = packet.dts = packet.pts + 40 * count
+                        output.mux(packet)
+            count += len(frames)
+    return file.getvalue()
