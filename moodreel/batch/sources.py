@@ -46,7 +46,7 @@ def list_sources(source: str, output: OutputFolder) -> list[str]:
     urls = [str(files.unstrip_protocol(name)).encode(errors="backslashreplace").decode() for name in names]
     urls = [url for url in urls if not url.startswith(f"{output.url}/{LOOPS}/")]
     if not urls:
-        raise BatchError(f"{source} has no videos. Name a folder, a file or a pattern such as '{source}/**/*.mp4'.")
+        raise BatchError(f"{source} has no videos. Name a folder, a file or a pattern such as 'FOLDER/**/*.mp4'.")
     return urls
 
 

@@ -257,5 +257,5 @@ def test_a_wrong_command_line_or_source_is_one_line(tmp_path: Path, capsys: pyte
     capsys.readouterr()
     assert main(["batch", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
-        f"moodreel: {tmp_path} has no videos. Name a folder, a file or a pattern such as '{tmp_path}/**/*.mp4'.\n"
+        f"moodreel: {tmp_path} has no videos. Name a folder, a file or a pattern such as 'FOLDER/**/*.mp4'.\n"
     )
