@@ -5,6 +5,7 @@ import json
 from dataclasses import asdict
 from typing import Protocol
 
+from moodreel import __version__
 from moodreel.faces.facial_actions import ActionWeight, Explanation
 from moodreel.faces.quality import FaceQuality
 from moodreel.media.video import ClipGeometry
@@ -32,7 +33,7 @@ def analysis_key(data: bytes, model: ModelInfo, fps: float | None) -> str:
         model: the model that answers.
         fps: as for `VideoReader`.
     """
-    parts = (hashlib.sha256(data).hexdigest(), model.name, model.version, model.sha256, fps)
+    parts = (__version__, hashlib.sha256(data).hexdigest(), model.name, model.version, model.sha256, fps)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 

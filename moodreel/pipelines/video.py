@@ -195,7 +195,7 @@ class VideoPipeline:
         video = self._people.extract(reader, crop_kind=predictor.crop_kind, progress=progress)
         result = self._classify(reader, video, predictor) if video.tracks else None
         peak = result.peak if result else _peak_motion_time(video.frames)
-        size = next(frame.size for frame in video.frames if frame.time == peak)
+        size = min(video.frames, key=lambda frame: abs(frame.time - peak)).size
         return VideoAnalysis(
             prediction=result,
             peak=peak,
