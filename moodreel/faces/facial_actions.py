@@ -158,7 +158,7 @@ class FacialActionExplainer:
         emotion: str,
         weights: Sequence[float] | np.ndarray | None = None,
     ) -> Explanation:
-        """Find the actions with the largest weights for the predicted label, against the others by their probability.
+        """Find the actions with the largest weights for the predicted label against the others, by their probability.
 
         Args:
             blendshapes: (52,) of one face, or (T, 52) of one face over T frames.
