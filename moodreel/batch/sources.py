@@ -77,7 +77,7 @@ def find_day(url: str, data: bytes | None, zone: ZoneInfo) -> tuple[date | None,
     Args:
         url: of the file.
         data: the file, None if it cannot be read.
-        zone: in which the day of a time in UTC is meant.
+        zone: time zone in which the day of a time in UTC is determined.
 
     Returns:
         The day; where it is from: "metadata" of the file, its "name" or the time it was "modified"; and the time of the

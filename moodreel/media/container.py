@@ -108,7 +108,7 @@ def typed_errors(corrupt: MoodreelError, too_big: MoodreelError) -> Iterator[Non
 
 
 class _DeadlineReader(io.BytesIO):
-    """Check the deadline at every read, so that no demuxer can loop for ever."""
+    """Check the deadline at every read, so that no demuxer can loop forever."""
 
     def __init__(self, data: bytes, check_deadline: Callable[[], None]) -> None:
         super().__init__(data)

@@ -39,7 +39,7 @@ HasSound = Callable[[float, float], bool]
 
 @dataclass(frozen=True, eq=False)
 class FrameTimes:
-    """When the frames of a clip are shown.
+    """The presentation times of the frames of a clip.
 
     Attributes:
         start: Container time of the first frame in seconds; 0 without timestamps.

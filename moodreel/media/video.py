@@ -78,7 +78,7 @@ class LoopFrame:
 
 @dataclass(frozen=True)
 class ClipGeometry:
-    """What a reader knows of a clip that it has read to its end.
+    """Duration and size of a clip, which a reader knows once it has read the clip to its end.
 
     Attributes:
         duration: Seconds.
@@ -127,7 +127,7 @@ class VideoReader:
 
     @property
     def geometry(self) -> ClipGeometry:
-        """What is known once `frames` has run to the end of the clip."""
+        """Duration and size; valid once `frames` has run to the end of the clip."""
         return ClipGeometry(self.duration, self.width, self.height)
 
     def restore(self, geometry: ClipGeometry) -> None:

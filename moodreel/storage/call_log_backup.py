@@ -16,7 +16,7 @@ def back_up(path: Path, target: Path) -> int:
 
 
 def restore(source: Path, path: Path) -> int:
-    """Replace what is in the log by a backup. Returns the number of calls in it. Raises CallLogError.
+    """Replace the content of the log by a backup. Returns the number of calls in it. Raises CallLogError.
 
     The backup is checked first, and migrated in the log afterwards.
     """
