@@ -254,7 +254,7 @@ def _without_schema(message: object) -> object:
 
 
 def _field_summary(fields: Mapping[str, object]) -> str:
-    """Say what to correct: of one field with one message also why."""
+    """Say which fields to correct and, if there is only one message, why."""
     path = ""
     message: object = fields
     while isinstance(message, Mapping) and len(message) == 1:

@@ -66,7 +66,7 @@ def wants_bytes(output: str) -> bool:
 
 
 def loop_bytes(boomerang: BoomerangClip, result: VideoResult | ThumbnailResult) -> Response:
-    """Make the response with the bytes of a loop alone, and what is most asked for in headers."""
+    """Make the response with the bytes of a loop alone, and the main results in headers."""
     response = Response(boomerang.data, mimetype=TYPES[boomerang.output])
     response.headers["X-Peak"] = f"{boomerang.peak:.3f}"
     if result.emotion is not None:

@@ -1,4 +1,4 @@
-"""Parse requests: the files in a JSON body or a form, and the options in body or query string, which are the same."""
+"""Parse requests: the files in a JSON body or a form, and the options, which may be in the body or query string."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ MAX_JSON_PARTS = 10_000
 """Commas and opening brackets outside of strings in a JSON body. A body of nothing else would become a gigabyte of
 objects, or a million unknown fields to report."""
 _STRING_OR_PART = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL)
-"""A string or a part. A string that is never closed ends with the body: to search on from each quote would take
+"""A string or a part. A string that is never closed ends with the body: searching on from each quote would take
 quadratic time."""
 
 _NESTED_NAME = re.compile(r"(\w+)(?:\.(\w+)|\[(\w+)\])")
