@@ -41,7 +41,7 @@ COLUMNS = ("fault", "calls", "answered", "answered without a row", "longest call
 
 
 class Answer(NamedTuple):
-    """What a client got, and when; `status` is None if the connection broke."""
+    """An answer to a client, and when it came; `status` is None if the connection broke."""
 
     request_id: str
     status: int | None
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 class Load:
-    """Clients that call all the time, until `stop`."""
+    """Clients that call continuously until `stop`."""
 
     def __init__(self, server: Server, data: bytes) -> None:
         self.answers: list[Answer] = []
@@ -221,7 +221,7 @@ def watch(server: Server, said: collections.Counter[str], ended: threading.Event
 
 
 def break_service(fault: str, server: Server, database: PostgresqlServer | None, clock: MovableClock) -> float:
-    """Cause a fault, and end it. Returns from when on the service could be ready again."""
+    """Cause a fault, and end it. Returns the time from which the service could be ready again."""
     if database is not None and fault in POSTGRESQL_FAULTS:
         POSTGRESQL_FAULTS[fault](database)
     elif fault in CLOCK_FAULTS:
