@@ -84,7 +84,7 @@ def respond_batch(
     The log row has only the model, and no emotion is counted.
 
     Args:
-        records: The results that are no errors.
+        records: The results that are not errors.
         response: The response to the request.
         model: Name of the model.
         timings: Milliseconds by stage, of the whole batch.

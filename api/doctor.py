@@ -230,7 +230,7 @@ def check_models(settings: Settings) -> Iterator[Finding]:
 
 
 def check_port(settings: Settings) -> Iterator[Finding]:
-    """Check that nothing else listens on the port; the running service is no failure."""
+    """Check that the port is free. If it is not, this is only a warning: the service itself may use it."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

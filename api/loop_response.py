@@ -1,4 +1,4 @@
-"""Answer with a loop: beside the emotion in JSON, or as its bytes alone with the emotion in headers."""
+"""Answer with a loop: in JSON with the emotion, or as its bytes alone with the emotion in headers."""
 
 from collections.abc import Callable, Collection
 from typing import TypeVar

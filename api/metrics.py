@@ -129,7 +129,7 @@ def render() -> bytes:
 
 
 def _start() -> None:
-    # A WebSocket that lives for hours is no slow request. WebSockets have metrics of their own.
+    # A WebSocket that lives for hours is not a slow request. WebSockets have metrics of their own.
     if request.url_rule is not None and request.url_rule.websocket:
         return
     IN_FLIGHT.inc()

@@ -12,7 +12,7 @@ CHECK_INTERVAL_SECONDS = 0.5
 
 
 class PersonCheck:
-    """The checks of one face: at first sight, a few more times, and then only while it is no person's."""
+    """The checks of one face: when it appears, a few more times, and after that only while it does not pass."""
 
     def __init__(self) -> None:
         self._results: deque[bool] = deque(maxlen=MAX_CHECKS)

@@ -7,7 +7,7 @@ Faults of phones, browsers and programs that join recordings:
 * Timestamps wrap around, start anew, repeat or are missing.
 
 So a gap that is far longer than the usual one is closed. A frame every ten seconds (time lapse), a screen that stands
-still for some seconds, and a gap for which there is sound are no faults.
+still for some seconds, and a gap for which there is sound are not faults.
 """
 
 import bisect

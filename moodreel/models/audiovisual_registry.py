@@ -147,5 +147,7 @@ def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True
 def validate_audiovisual_card(card: ModelCard) -> ModelCard:
     """Return the card if it is that of an audio-visual model. Raises ModelInvalid."""
     if card.kind != AUDIO_VISUAL:
-        raise ModelInvalid(f"{card.name!r} is no audio-visual model: its model.json needs the kind {AUDIO_VISUAL!r}.")
+        raise ModelInvalid(
+            f"{card.name!r} is not an audio-visual model: its model.json needs the kind {AUDIO_VISUAL!r}."
+        )
     return card

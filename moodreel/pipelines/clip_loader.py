@@ -74,7 +74,7 @@ class LoadedClip:
         faces: the largest number of people in one of them.
         missing: for each modality that no window has, why: `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED` or
             `NOT_REQUESTED`.
-        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
+        timings: milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
     """
 
     batch: AudioVisualBatch

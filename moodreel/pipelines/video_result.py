@@ -50,7 +50,7 @@ class VideoResult:
         timeline: one point for each face and sampled frame, in the order of time.
         track: track of the main face in the timeline.
         model: the model that answered.
-        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
+        timings: milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
         explanation: the facial actions that weighed most, if they were requested.
         boomerang: the loop of the best moment, if it was requested.
     """
