@@ -1,4 +1,4 @@
-"""The cache of analyses that the workers share: counted, and never the reason why a request fails."""
+"""Share a cache of analyses between the workers. Hits and misses are counted; a failure never fails a request."""
 
 import logging
 from pathlib import Path
@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 
 
 class SharedAnalysisCache:
-    """An `AnalysisCache` in a file, whose keys hold the settings that change an analysis as well."""
+    """An `AnalysisCache` in a file. Its keys also hold the settings that change an analysis."""
 
     def __init__(self, path: Path, settings: Settings) -> None:
         """Open the file. Raises AnalysisStoreError."""
@@ -21,7 +21,7 @@ class SharedAnalysisCache:
         self._prefix = f"{moodreel.__version__} {[getattr(settings, name) for name in names]} "
 
     def get(self, key: str) -> str | None:
-        """Return the text that was kept with this key; None without one, or if the file cannot be read."""
+        """Return the text that is stored under a key; None without one, or if the file cannot be read."""
         try:
             text = self._store.get(self._prefix + key)
         except AnalysisStoreError as error:
@@ -31,7 +31,7 @@ class SharedAnalysisCache:
         return text
 
     def put(self, key: str, text: str) -> None:
-        """Keep a text, if the file can be written."""
+        """Store a text, if the file can be written."""
         try:
             self._store.put(self._prefix + key, text)
         except AnalysisStoreError as error:

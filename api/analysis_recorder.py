@@ -44,7 +44,7 @@ A web page can read a new one only after it is added to `api.middleware.cors._EX
 
 @dataclass(frozen=True)
 class AnalysisRecord:
-    """What is recorded of one result.
+    """The record of one result.
 
     Attributes:
         entry: The history entry. Its emotion, confidence and model go into the log row as well.
@@ -53,7 +53,7 @@ class AnalysisRecord:
         frames: Analyzed frames; None for a text.
         modalities: What an audio-visual result comes from, such as "video,audio".
         media: Makes the files to store with the entry.
-        mock: Whether the result is made up. It is then in no history and not counted as a prediction.
+        mock: Whether the result is made up. It is then not stored in a history and not counted as a prediction.
     """
 
     entry: HistoryEntry
@@ -84,7 +84,7 @@ def respond_batch(
     The log row has only the model, and no emotion is counted.
 
     Args:
-        records: The results that are no errors.
+        records: The results that are not errors.
         response: The response to the request.
         model: Name of the model.
         timings: Milliseconds by stage, of the whole batch.
@@ -98,7 +98,7 @@ def respond_batch(
 
 
 def write(record: AnalysisRecord, *, in_history: bool = True) -> str | None:
-    """Record the result in log row and metrics, and in the history unless it should not be there.
+    """Record the result in the log row and the metrics and, if `in_history`, in the history.
 
     Returns:
         The id of the history entry, if one was written.

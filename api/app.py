@@ -67,7 +67,7 @@ def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]
     if tracing := services.services(app).tracing:
         tracing.init_app(app)
     around_views = (access_log, metrics, cors, security_headers, compression, rate_limit, request_body, errors)
-    # The functions of the last one run first after a view: it keeps the answer without what the others do to it.
+    # After a view, the functions of the last one run first: it stores the answer before the others change it.
     for extension in (*around_views, history_recorder, idempotency):
         extension.init_app(app)
 

@@ -49,7 +49,7 @@ class ReadyPipelines(TypedDict, total=False):
 
 
 def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Services:
-    """Build the services. What is ready is used as it is; the other pipelines load their models.
+    """Build the services. Pipelines in `ready` are used as they are; the others load their models.
 
     Raises:
         MoodreelError: A model, the call log or the history is unusable.
@@ -126,7 +126,7 @@ def open_analysis_cache(settings: Settings) -> SharedAnalysisCache | None:
 
 
 def open_answers(settings: Settings) -> AnswerStore | None:
-    """Open the answers to calls with an Idempotency-Key; None if none are kept. Raises MoodreelError."""
+    """Open the store of answers to calls with an Idempotency-Key; None if it is off. Raises MoodreelError."""
     if not settings.idempotency_seconds or not settings.idempotency_path:
         return None
     call_seconds = 2 * settings.max_wait_seconds + settings.max_wall_seconds + 60
@@ -134,7 +134,7 @@ def open_answers(settings: Settings) -> AnswerStore | None:
 
 
 def open_jobs(settings: Settings) -> JobRunner | None:
-    """Open the calls that are answered later; None if JOBS is off. Raises MoodreelError."""
+    """Open the runner of calls that are answered later; None if JOBS is off. Raises MoodreelError."""
     if not settings.jobs:
         return None
     store = JobStore(

@@ -21,7 +21,7 @@ MAX_WAITING = 20_000
 """Calls that wait in one process, some 2 kB each. Further calls are not logged."""
 RETRY_SECONDS = 0.5
 REPORT_SECONDS = 60.0
-"""Time between two messages about the same trouble."""
+"""Time between two messages about the same failure."""
 STOP_SECONDS = 5.0
 """How long a process that stops tries to write the calls that wait."""
 
@@ -63,7 +63,7 @@ class CallLogWriter:
                 self._enqueue(call)
 
     def failure(self, seconds: float) -> str | None:
-        """Return why calls wait, if they still do after some seconds; None if all are written."""
+        """Wait until all calls are written. Returns None, or after `seconds` why calls still wait."""
         with self._changed:
             if self._changed.wait_for(lambda: not self._waiting, seconds):
                 return None
@@ -81,14 +81,14 @@ class CallLogWriter:
         ]
 
     def stop(self, seconds: float = STOP_SECONDS) -> None:
-        """Wait until all calls are written; those that are not after some seconds are lost."""
+        """Wait until all calls are written; those that still wait after `seconds` are lost."""
         if self.failure(seconds):
             LOST_CALLS.inc(len(self._waiting))
             logger.critical("%d rows of the call log are lost: it could not be written", len(self._waiting))
 
     def _enqueue(self, call: Call) -> None:
         if call not in self._waiting and len(self._waiting) >= MAX_WAITING:
-            # One that has only begun may find room when it ends.
+            # A call that has only begun is tried again when it ends.
             if call.row["status_code"] is not None:
                 LOST_CALLS.inc()
             return

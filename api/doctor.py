@@ -30,13 +30,13 @@ MIN_SHARED_MEGABYTES = 64
 MIN_FILES = 4096
 DECODERS, ENCODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "opus"), ("libx264", "libwebp_anim", "gif")
 _TIME_ERROR = 5
-"""What adjtimex(2) returns while no time server keeps the clock right."""
+"""Value that adjtimex(2) returns while the clock is not synchronized."""
 OK, WARN, FAIL = "ok", "warn", "FAIL"
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report: `OK`, `WARN` or `FAIL`, what was checked, and what is the case and what to do."""
+    """One line of the report: its level (`OK`, `WARN` or `FAIL`), what was checked, and the result with what to do."""
 
     level: str
     subject: str
@@ -57,7 +57,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def examine() -> Iterator[Finding]:
-    """Make all findings. Those that need settings come after the settings, if these are valid."""
+    """Run all checks. Those that need settings run last, and only if the settings are valid."""
     yield from check_libraries()
     yield check_clock()
     yield check_open_files()
@@ -101,15 +101,15 @@ def check_libraries() -> Iterator[Finding]:
 
 
 def check_clock() -> Finding:
-    """Ask the kernel whether a time server keeps the clock right: tokens, limits and the log depend on it."""
+    """Ask the kernel whether the clock is synchronized: tokens, limits and the log depend on it."""
     state = -1
     if sys.platform == "linux":
         state = ctypes.CDLL(None).adjtimex(ctypes.create_string_buffer(512))
     now = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime())
     if state == _TIME_ERROR:
         todo = "apt-get install systemd-timesyncd, then timedatectl set-ntp true. (In a container: do so on its host.)"
-        return Finding(WARN, "clock", f"{now}, kept right by no time server. {todo}")
-    return Finding(OK, "clock", f"{now}{', kept right by a time server' if state >= 0 else ''}")
+        return Finding(WARN, "clock", f"{now}, not synchronized with a time server. {todo}")
+    return Finding(OK, "clock", f"{now}{', synchronized with a time server' if state >= 0 else ''}")
 
 
 def check_open_files() -> Finding:
@@ -155,9 +155,9 @@ def check_memory(settings: Settings) -> Iterator[Finding]:
 
 def check_disk(settings: Settings) -> Iterator[Finding]:
     """Check that what the service writes can be written, and that its folders have room."""
+    todo = "chown it, or set another path."
     for name, file in _data_files(settings).items():
         if os.access(file, os.F_OK) and not os.access(file, os.W_OK):
-            todo = "chown it, or set another path."
             yield Finding(FAIL, "disk", f"{file} ({name}): this user cannot write to it. {todo}")
     names = defaultdict(list)
     for name, folder in _data_folders(settings).items():
@@ -166,7 +166,6 @@ def check_disk(settings: Settings) -> Iterator[Finding]:
         existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.access(path, os.F_OK))
         free, used_by = shutil.disk_usage(existing).free // 10**6, f"{folder} ({', '.join(names[folder])})"
         if not (existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)):
-            todo = "chown it, or set another path."
             yield Finding(FAIL, "disk", f"{used_by}: this user cannot write to {existing}. {todo}")
         elif free < ENOUGH_FREE_MEGABYTES:
             level = FAIL if free < MIN_FREE_MEGABYTES else WARN
@@ -231,7 +230,7 @@ def check_models(settings: Settings) -> Iterator[Finding]:
 
 
 def check_port(settings: Settings) -> Iterator[Finding]:
-    """Check that nothing else listens on the port; the running service is no failure."""
+    """Check that the port is free. If it is not, this is only a warning: the service itself may use it."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

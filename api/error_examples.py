@@ -1,4 +1,4 @@
-"""What an error says, by code: the examples of the OpenAPI document. Each is a sentence that the service sends."""
+"""Examples of error details, by code, for the OpenAPI document. Each is a sentence that the service sends."""
 
 ERROR_EXAMPLES = {
     "bad_request": "This is no request of HTTP/1.0 or 1.1. Correct the method, address and version in its first line.",

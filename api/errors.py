@@ -96,7 +96,7 @@ _DETAILS = {
 }
 
 _MIN_VIDEO_BYTES = 1_000_000
-"""A body with a lower limit, such as a token, is no video."""
+"""A body with a lower limit is not a video, but for example a token."""
 
 _INTERNAL = "Something went wrong on the server. Try again. If it happens again, report the request_id."
 _MODEL_INVALID = (
@@ -243,7 +243,7 @@ def _handle_validation_error(error: ValidationError) -> Response:
 
 def _field_messages(error: ValidationError) -> dict[str, object]:
     messages = error.messages if isinstance(error.messages, dict) else {"body": error.messages}
-    # marshmallow reports a body, or an item of a list, that is no object as _schema.
+    # marshmallow reports a body, or an item of a list, that is not an object as _schema.
     return {"body" if name == "_schema" else name: _without_schema(message) for name, message in messages.items()}
 
 
@@ -254,7 +254,7 @@ def _without_schema(message: object) -> object:
 
 
 def _field_summary(fields: Mapping[str, object]) -> str:
-    """Say what to correct: of one field with one message also why."""
+    """Say which fields to correct and, if there is only one message, why."""
     path = ""
     message: object = fields
     while isinstance(message, Mapping) and len(message) == 1:

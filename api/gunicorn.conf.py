@@ -47,8 +47,8 @@ if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
 
 # glibc gives every thread an arena that hardly shrinks. With one arena for all, the peak of a worker is 30 MB lower
-# than with two. Blocks of up to 8 MB (a frame, an activation of the network) are taken from it again and again: to map
-# and unmap each of them took 30,000 page faults a video, a sixth of its CPU time. An idle worker returns what is free.
+# than with two. Blocks of up to 8 MB (a frame, an activation of the network) are taken from it again and again: mapping
+# and unmapping each took 30,000 page faults a video, a sixth of its CPU time. An idle worker returns what is free.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
 ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 8 * 1024 * 1024)
@@ -72,7 +72,7 @@ _NOISE = (
 def _drop_noise() -> None:
     """Send what native code prints through grep, which drops only `_NOISE`. Python writes to standard error as before.
 
-    grep is a process of its own, so the last words of a worker that crashes are not lost. It ends with the service.
+    grep is a separate process, so the last output of a worker that crashes is not lost. It ends with the service.
     """
     stderr, (reader, writer) = os.dup(2), os.pipe()
     script = 'exec 3<&0; grep --line-buffered -vE "$0" <&3 3<&- &'
@@ -131,26 +131,26 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
         "This is no request of HTTP/1.0 or 1.1. Correct the method, address and version in its first line.",
     ),
 )
-"""What Gunicorn does not parse, and the code and detail of the answer. The first that fits counts."""
+"""Exceptions of Gunicorn's parser, and the code and detail of the answer to each. The first match counts."""
 _APP_ERRORS = (http_errors.InvalidResponseHeader, http_errors.InvalidResponseHeaderName)
 """Errors of the app, which Gunicorn derives from those of clients."""
 
 
 class StoppableWorker(ThreadWorker):
-    """A worker that stops in two cases in which Gunicorn's goes on, and that waits for no client for ever.
+    """A worker that stops in two cases in which Gunicorn's goes on, and that does not wait for a client forever.
 
-    If the parent process was killed, Gunicorn's holds the port for as long as clients keep their connections. A signal
-    that comes in the first moments of a worker is lost: the parent would wait for `graceful_timeout`. And a client that
-    sends a part of its headers would hold a thread for as long as it likes.
+    If the parent process was killed, Gunicorn's worker holds the port for as long as clients keep their connections. A
+    signal that comes in the first moments of a worker is lost: the parent would wait for `graceful_timeout`. And a
+    client that sends a part of its headers would hold a thread for as long as it likes.
     """
 
     inherited_signals: "SimpleQueue[int]"
-    """Where the parent's handlers put signals. They are this process's too, until it has its own."""
+    """Queue of the parent's signal handlers, which this process inherits until it sets its own."""
 
     def __init__(self, *arguments: object) -> None:
         super().__init__(*arguments)
         self._deadlines: dict[TConn, float] = {}
-        """When to close the connections whose headers are read."""
+        """Deadline of each connection whose headers are being read."""
 
     def handle(self, conn: TConn) -> object:
         """Handle a connection, in a thread."""
@@ -214,7 +214,7 @@ if not settings.analysis_cache_path:
     os.environ["ANALYSIS_CACHE_PATH"] = f"{_folder}/analyses.db"
 if not settings.idempotency_path:
     os.environ["IDEMPOTENCY_PATH"] = f"{_folder}/answers.db"
-# A worker that could not start has made it: api/wsgi.py.
+# A worker that could not start has made this file: api/wsgi.py.
 Path(os.environ["PROMETHEUS_MULTIPROC_DIR"], "stopped").unlink(missing_ok=True)
 
 wsgi_app = "api.wsgi:app"

@@ -57,7 +57,7 @@ def stores_media() -> bool:
 
 
 def delete_orphans(container: Services | None = None) -> None:
-    """Delete the media of deleted entries: of very many, the rest in a thread. What fails is tried again every hour."""
+    """Delete the media of deleted entries; if there are many, the rest in a thread. Failures are retried every hour."""
     history = (container or services()).history
     if history is not None and _delete_some(history):
         threading.Thread(target=_delete_rest, args=[history], name="media-deletion", daemon=True).start()

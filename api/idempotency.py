@@ -78,7 +78,7 @@ def begin(body: Iterable[bytes]) -> None:
 
 
 def _names_no_job(answer: Answer, caller: Caller) -> bool:
-    """Return whether an answer names a job that was deleted, or whose own answer is not kept any longer."""
+    """Return whether an answer names a job that was deleted, or whose own answer has expired."""
     jobs, location = services().jobs, dict(answer.headers).get("Location", "")
     if answer.status != HTTPStatus.ACCEPTED or jobs is None:
         return False
@@ -93,7 +93,7 @@ def _keep(response: Response) -> Response:
 
 
 def _release(_error: BaseException | None) -> None:
-    """Let a call be repeated that has no answer to keep."""
+    """Release the key of a call that has no answer to store, so that the call can be repeated."""
     if "idempotency_key" in g:
         _write(None)
 

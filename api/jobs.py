@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from io import BytesIO
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from flask import Flask, Response, g, jsonify, request
 from werkzeug.test import EnvironBuilder
@@ -33,15 +33,15 @@ POLL_SECONDS = 1.0
 """How often a worker looks for jobs that others have added."""
 PRUNE_SECONDS = 60.0
 BUSY_SECONDS = 2.0
-"""How long a job waits that found no slot."""
+"""How long a job that found no slot waits for its next try."""
 RETRY_AFTER_SECONDS = 2
 """When to ask again for a job that is not done."""
 FULL_RETRY_AFTER_SECONDS = 60
-"""When to make a call again that found too many jobs."""
+"""When to repeat a call that was rejected because of too many jobs."""
 HISTORY_ID = "history_id"
-"""Where the stored answer of a job names the entry in its caller's history."""
+"""The field of a stored answer that names the entry in the caller's history."""
 REPORT_SECONDS = 60.0
-"""Time between two messages about the same trouble."""
+"""Time between two messages about failures."""
 
 RETRY_HEADER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until to ask for the answer."}}
 HEADERS = {
@@ -60,7 +60,7 @@ logger = logging.getLogger(__name__)
 
 
 def asynchronous(blueprint: GuardedBlueprint) -> Callable[[_View], _View]:
-    """Let the calls of a blueprint be made jobs, and describe that at its view."""
+    """Let the calls of a blueprint become jobs. Returns a decorator that describes this at its view."""
     blueprint.before_request(_accept)
 
     def decorate(view: _View) -> _View:
@@ -86,7 +86,7 @@ def _accept() -> Response | None:
     if len(body) > (limit := services().settings.max_jobs_bytes):
         detail = f"The body of a call that is answered later may have {limit} bytes. Send it without respond-async."
         raise ApiError("too_large", detail)
-    # The boundary of a form is another one when the call is repeated.
+    # A repeated call has another boundary between the parts of its form.
     boundary = request.mimetype_params.get("boundary", "").encode()
     idempotency.begin([body.replace(boundary, b"") if boundary else body])
     caller: Caller = g.caller
@@ -239,6 +239,4 @@ def _gave_up(app: Flask, job: Job) -> PlainResponse:
 
 
 def _is_overloaded(answer: PlainResponse) -> bool:
-    if answer.status_code != STATUS["overloaded"]:
-        return False
-    return bool(cast(Mapping[str, object], json.loads(answer.get_data())).get("code") == "overloaded")
+    return bool(answer.status_code == STATUS["overloaded"] and answer.get_json().get("code") == "overloaded")

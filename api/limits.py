@@ -48,7 +48,7 @@ class ConcurrencyLimiter:
         return acquired
 
     def release(self, seconds: float) -> None:
-        """Return a slot that was held for so many seconds."""
+        """Return a slot that was held for `seconds`."""
         with self._lock:
             self._in_use -= 1
             mean = seconds if self._mean_seconds is None else self._mean_seconds
@@ -56,7 +56,7 @@ class ConcurrencyLimiter:
         self._free.release()
 
     def drain_seconds(self) -> int | None:
-        """Estimate when all requests that run or wait now are done, 1 to 300 seconds; None before the first was."""
+        """Estimate the seconds until all running and queued requests are done, 1 to 300; None before the first is."""
         with self._lock:
             if self._mean_seconds is None:
                 return None
@@ -166,7 +166,7 @@ class TokenBucket:
     Args:
         per_second: tokens added in a second.
         capacity: tokens that the bucket holds at most.
-        clock: seconds, never going back.
+        clock: monotonic time in seconds.
     """
 
     def __init__(self, per_second: float, capacity: float, clock: Callable[[], float] = time.monotonic) -> None:

@@ -1,4 +1,4 @@
-"""Set up the messages of the service: one JSON object a line on standard output, or plain text for people."""
+"""Set up logging: one JSON object a line on standard output, or plain text for people."""
 
 import logging
 import sys

@@ -1,4 +1,4 @@
-"""Answer with a loop: beside the emotion in JSON, or as its bytes alone with the emotion in headers."""
+"""Answer with a loop: in JSON with the emotion, or as its bytes alone with the emotion in headers."""
 
 from collections.abc import Callable, Collection
 from typing import TypeVar
@@ -66,7 +66,7 @@ def wants_bytes(output: str) -> bool:
 
 
 def loop_bytes(boomerang: BoomerangClip, result: VideoResult | ThumbnailResult) -> Response:
-    """Make the response with the bytes of a loop alone, and what is most asked for in headers."""
+    """Make the response with the bytes of a loop alone, and the main results in headers."""
     response = Response(boomerang.data, mimetype=TYPES[boomerang.output])
     response.headers["X-Peak"] = f"{boomerang.peak:.3f}"
     if result.emotion is not None:

@@ -41,7 +41,7 @@ class _PeriodicTask:
 def release_memory_when_idle(app: Flask) -> None:
     """Return freed memory to the system when no request was answered for `IDLE_SECONDS`.
 
-    After videos, glibc keeps some 50 MB for the next ones. To return them takes 10 ms, and as much to get them again.
+    After videos, glibc keeps some 50 MB for the next ones. Returning them takes 10 ms, and getting them again as much.
     """
     malloc_trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
     if malloc_trim is None:

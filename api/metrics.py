@@ -67,7 +67,7 @@ LOST_CALLS = Counter("moodreel_call_log_lost_rows", "Rows that the call log will
 
 
 def observe_domain() -> None:
-    """Count what the domain tells its observers. Call it before models are loaded."""
+    """Connect the metrics to the observers of the domain. Call it before models are loaded."""
     observers.slot_wait = partial(queue, "analyses")
     observers.lock_wait = _observe_lock
     observers.models_loaded = _observe_models
@@ -108,7 +108,7 @@ def observe_answer(entry: HistoryEntry) -> None:
 
 @contextmanager
 def queue(name: str) -> Iterator[None]:
-    """Count and time who waits in a `with` block for a slot."""
+    """Count and time a `with` block that waits for a slot."""
     with stage(f"queue.{name}"), QUEUED.labels(name).track_inprogress(), QUEUE_SECONDS.labels(name).time():
         yield
 
@@ -129,7 +129,7 @@ def render() -> bytes:
 
 
 def _start() -> None:
-    # A WebSocket that lives for hours is no slow request. WebSockets have metrics of their own.
+    # A WebSocket that lives for hours is not a slow request. WebSockets have metrics of their own.
     if request.url_rule is not None and request.url_rule.websocket:
         return
     IN_FLIGHT.inc()

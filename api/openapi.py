@@ -57,6 +57,7 @@ VIDEO_CODES = (
 AUDIOVISUAL_CODES = (*VIDEO_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
 
 _FORM_PLUGIN = MarshmallowPlugin()
+# A plugin has a converter only once it belongs to a document.
 _FORM_SPEC = APISpec("form", "", "3.0.3", plugins=[_FORM_PLUGIN])
 
 SECURITY_SCHEMES = {
@@ -287,7 +288,7 @@ def _field(field: Field[Any]) -> Spec:
     """Describe an option in a form, where it is text or, if it is an object, JSON."""
     assert _FORM_PLUGIN.converter is not None
     described: Spec = _FORM_PLUGIN.converter.field2property(field)
-    # What is left empty is left out.
+    # An empty field of a form is left out.
     return {key: value for key, value in described.items() if key not in ("nullable", "minLength")}
 
 

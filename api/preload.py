@@ -47,7 +47,7 @@ def _matplotlib() -> dict[str, ModuleType]:
 
 @contextmanager
 def _replaced(modules: dict[str, ModuleType | None]) -> Iterator[None]:
-    """Replace modules that are not imported yet during a `with` block. The import of one that is None fails in it.
+    """Replace modules that are not imported yet during a `with` block, in which importing one that is None fails.
 
     sqlite-utils imports pandas, 30 MB, wherever it is installed; it works without.
     """

@@ -1,4 +1,4 @@
-"""Parse requests: the files in a JSON body or a form, and the options in body or query string, which are the same."""
+"""Parse requests: the files in a JSON body or a form, and the options, which may be in the body or query string."""
 
 import hashlib
 import io
@@ -26,7 +26,7 @@ MAX_JSON_PARTS = 10_000
 """Commas and opening brackets outside of strings in a JSON body. A body of nothing else would become a gigabyte of
 objects, or a million unknown fields to report."""
 _STRING_OR_PART = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?|[,\[{]', re.DOTALL)
-"""A string or a part. A string that is never closed ends with the body: to search on from each quote would take
+"""A string or a part. A string that is never closed ends with the body: searching on from each quote would take
 quadratic time."""
 
 _NESTED_NAME = re.compile(r"(\w+)(?:\.(\w+)|\[(\w+)\])")
@@ -73,7 +73,7 @@ def read_uploads() -> tuple[list[bytes | ApiError], LoadedData]:
     """Read the files of a request: the `pictures` of a JSON body, or the `file` parts of a form.
 
     Returns:
-        The bytes of each file, in order, an error in place of what is no picture; and the options.
+        The bytes of each file, in order, or an error if it is not a picture; and the options.
 
     Raises:
         ApiError: The body cannot be read.
@@ -232,7 +232,7 @@ def _join_nested(fields: Mapping[str, str]) -> dict[str, object]:
             options[option] = value
         else:
             joined[name] = value
-    # `thumbnail=true` beside `thumbnail.size=240` says nothing more.
+    # `thumbnail=true` adds nothing to `thumbnail.size=240`.
     if twice := [name for name in objects if joined.get(name, "true") not in ("true", "True")]:
         raise ValidationError({name: ["Send it once: as one object, or one option each."] for name in twice})
     return {**joined, **objects}

@@ -33,7 +33,7 @@ class SettingsError(Exception):
 
 
 def _setting(cast: Callable[[str], _T], allowed: str, default: _T, *, secret: bool = False) -> _T:
-    """Make a field of `Settings`, typed as its value, as in `dataclasses.field`. A secret is in no message."""
+    """Make a field of `Settings`, typed as its value, as in `dataclasses.field`. No message shows a secret."""
     return field(default=default, repr=not secret, metadata={"cast": cast, "allowed": allowed, "secret": secret})
 
 

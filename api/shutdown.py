@@ -21,7 +21,7 @@ class Worker(Protocol):
 
 
 class ShutdownHooks:
-    """Hooks that close long-lived connections at a stop. Gunicorn would wait for them as it does for requests.
+    """Hooks that close long-lived connections at a stop. Gunicorn would wait for these as it does for requests.
 
     Attributes:
         stopping: whether the worker has been stopped.

@@ -1,4 +1,4 @@
-"""Make folders that end with the service, also with one that is killed."""
+"""Make folders that are deleted when the service ends, or at the next start if it was killed."""
 
 import contextlib
 import fcntl
@@ -18,7 +18,7 @@ _service_folders: dict[str, str] = {}
 
 
 def make_folder(prefix: str, parent: str) -> str:
-    """Make a folder for this process and its workers, and delete those of services that were killed: nobody locks them.
+    """Make a folder for this process and its workers. Delete those of killed services, which no process locks.
 
     Args:
         prefix: of its name.

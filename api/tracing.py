@@ -54,7 +54,7 @@ class Tracing:
             "service.version": __version__,
             "process.pid": os.getpid(),
         }
-        # Merged again, because what the operator sets counts more than what is passed to `create`.
+        # Merged again, because the operator's settings override what is passed to `create`.
         resource = Resource.create(own).merge(OTELResourceDetector().detect())
         sdk_logger = logging.getLogger("opentelemetry")
         sdk_logger.handlers, sdk_logger.propagate = [_ReportHandler()], False
@@ -82,7 +82,7 @@ class Tracing:
             _end(call, g.status, g.request_id, log_fields.current())
 
     def stop(self, seconds: float = FLUSH_SECONDS) -> None:
-        """Send the spans that wait. Those that the collector has not taken after some seconds are lost."""
+        """Send the spans that wait. Those that the collector has not taken after `seconds` are lost."""
         flush = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
         flush.start()
         flush.join(seconds)
@@ -166,7 +166,7 @@ def probe_collector() -> str | None:
 
 
 class _ReportHandler(logging.Handler):
-    """Report what the SDK logs, such as of a collector that is away: one line a minute, not one for each try."""
+    """Report what the SDK logs, such as that the collector is down: one line a minute, not one for each try."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -176,10 +176,10 @@ class _ReportHandler(logging.Handler):
         """Log the message, unless there was one in the last minute."""
         if (now := time.monotonic()) - self._reported_at >= REPORT_SECONDS:
             self._reported_at = now
-            # What parses headers logs those that it cannot, with their secrets.
+            # The parser of headers logs those that it cannot parse, with their secrets.
             is_parser = record.name.startswith("opentelemetry.util")
             text = record.msg if is_parser else record.getMessage()
-            logger.warning("OpenTelemetry, without which calls are answered all the same: %s", text)
+            logger.warning("OpenTelemetry failed; calls are answered without it: %s", text)
 
 
 def _end(call: Context, status: int, request_id: str, fields: LogFields) -> None:

@@ -72,7 +72,7 @@ class WebhookSender:
             raise ApiError("bad_header", f"{HEADER} names no host that this service may call. Ask its operator.")
 
     def call_next(self, store: JobStore) -> bool:
-        """Call the webhook that is due for the longest time. Returns False if none is. Raises JobStoreError."""
+        """Call the webhook that has been due for the longest. Returns False if none is due. Raises JobStoreError."""
         webhook = store.claim_webhook()
         if webhook is None:
             return False
@@ -109,7 +109,7 @@ class WebhookSender:
         headers |= {name: call[name] for name in _TRACE_HEADERS if name in call}
         parts = urlsplit(webhook.url)
         with closing(self._connect(parts)) as connection:
-            # A server that sends a byte now and then would keep the thread for ever.
+            # A server that sends a byte now and then would hold the thread forever.
             timer = threading.Timer(TOTAL_SECONDS, _shut_down, [connection])
             timer.daemon = True
             timer.start()

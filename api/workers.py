@@ -24,7 +24,7 @@ def default_workers(use_gpu: str) -> int:
 def _gpu_mebibytes() -> int | None:
     """Return the memory of the GPU that torch will use, in MiB; None without one.
 
-    torch is not asked: where the master process has initialized CUDA, its forked workers cannot.
+    torch is not asked: if the master process initializes CUDA, its forked workers cannot use it.
     """
     if sys.platform == "darwin":
         # Apple's GPU shares the machine's memory with the processes, which need as much again.

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from scipy.special import softmax
 
 from bench.command import run_command
 from moodreel.models.face_registry import face_model_registry
@@ -27,7 +28,7 @@ STORE = Path("model_store")
 HIDDEN_SHARE = 0.2
 """Share of a face that is hidden."""
 BLUR_SIGMA = 1 / 6
-"""Of the blur, as a fraction of the crop's side."""
+"""Standard deviation of the blur, as a fraction of the crop's side."""
 
 
 def main() -> None:
@@ -74,9 +75,7 @@ def _hide(crops: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 def _probabilities(model: FacePredictor, crops: np.ndarray) -> np.ndarray:
     """Return uncalibrated probabilities (N, C), one crop at a time."""
-    logits = predict_logits(model.network, crops)
-    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return exponentials / exponentials.sum(axis=1, keepdims=True)
+    return softmax(predict_logits(model.network, crops), axis=1)
 
 
 if __name__ == "__main__":

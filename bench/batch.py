@@ -1,12 +1,12 @@
-"""Analyze made clips with `moodreel batch`, kill it twice, go on, and account for every file. Then measure.
+"""Analyze synthetic clips with `moodreel batch`, kill it twice, resume it, and account for every file. Then measure.
 
     python -m bench.batch                      # 500 clips, 20 of them broken, 2 workers
     python -m bench.batch --files 100 --workers 4
     python -m bench.batch --calendar docs/mood-calendar.png   # only draw the mood calendar of made-up moods
 
-Prints three tables: the runs and what they left; the throughput and the CPU time of all processes, beside one process
-on the same cores, in turns; and the peak memory by number of files. The clips are small and short (1 s of 320 x 240): a
-longer one costs more, and the start of the workers then counts less.
+Prints three tables: the runs and what they left; the throughput and the CPU time of all processes, compared with one
+process on the same cores, in turns; and the peak memory by number of files. The clips are small and short (1 s of
+320 x 240): with longer ones, the start of the workers counts less.
 """
 
 import argparse
@@ -111,7 +111,7 @@ def make_clips(folder: Path, count: int, broken: int) -> set[str]:
 
 
 def run(source: Path, out: Path, workers: int, *, kill_at: int | None = None) -> Ended:
-    """Run the command, and kill it once that many rows are stored."""
+    """Run the command, and kill it once `kill_at` rows are stored."""
     command = [sys.executable, "-m", "moodreel", "batch", source, "--out", out, "--workers", str(workers)]
     start = time.monotonic()
     process = subprocess.Popen(list(map(str, command)), cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)

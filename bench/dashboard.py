@@ -32,7 +32,7 @@ from tests.support.server import REAL_APP, ROOT, Server, free_port
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "moodreel.json"
 RATE_INTERVAL = "20s"
-"""What stands for Grafana's $__rate_interval, with a scrape each second."""
+"""Value of Grafana's `$__rate_interval`, for a scrape each second."""
 ROW = 0.36
 """Inches of one row of Grafana's grid."""
 BACKGROUND, PANEL, TEXT, MUTED = "#0f1218", "#181c25", "#e6e8ee", "#8b93a5"

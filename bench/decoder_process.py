@@ -2,7 +2,7 @@
 
     python -m bench.decoder_process --rounds 30
 
-A clip of 6 s at 1280 × 720 is read as `/predict` does it, and as `/thumbnail` does it, here and there in turn.
+A clip of 6 s at 1280 × 720 is read as `/predict` and as `/thumbnail` read it, in this process and in another, in turn.
 """
 
 import argparse

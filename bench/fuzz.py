@@ -50,7 +50,7 @@ def fuzz(server: Server, clips: int, seed: int) -> bool:
     for name, count in answers.items():
         row = [sum(count[status] for status in count if status[0] == first) for first in "245"]
         print(f"| {name} | {' | '.join(map(str, row))} | {slowest[name]:.2f} |")
-    print(f"\n{clips} clips; RSS of the worker in MB after so many: { ({at: round(mb) for at, mb in memory.items()}) }")
+    print(f"\n{clips} clips; RSS of the worker in MB by clips: { ({at: round(mb) for at, mb in memory.items()}) }")
     lost = workers - {worker.pid for worker in server.workers}
     failed = sum(count[status] for count in answers.values() for status in count if status[0] == "5")
     growth = memory[clips] - memory[min(1000, clips)]

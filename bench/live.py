@@ -23,7 +23,7 @@ import torch
 
 from bench.clips import phone_clip
 from bench.command import run_command
-from bench.serve import cpu_ms
+from bench.serve import cpu_ms, percentile
 from moodreel.media import image
 from moodreel.pipelines.engine import Engine
 from moodreel.training.cli.options import at_least
@@ -116,11 +116,6 @@ def run_in_threads(tasks: Sequence[Callable[[], None]]) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-
-
-def percentile(values: Sequence[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
 
 
 def post_until(server: Server, clip: bytes, stop: threading.Event, taken: list[float]) -> None:

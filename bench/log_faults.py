@@ -41,7 +41,7 @@ COLUMNS = ("fault", "calls", "answered", "answered without a row", "longest call
 
 
 class Answer(NamedTuple):
-    """What a client got, and when; `status` is None if the connection broke."""
+    """An answer to a client, and when it came; `status` is None if the connection broke."""
 
     request_id: str
     status: int | None
@@ -50,7 +50,7 @@ class Answer(NamedTuple):
 
 
 class Load:
-    """Clients that call all the time, until `stop`."""
+    """Clients that call continuously until `stop`."""
 
     def __init__(self, server: Server, data: bytes) -> None:
         self.answers: list[Answer] = []
@@ -212,16 +212,16 @@ FAULTS: dict[str, Callable[[Server], float | None]] = {
 WITH_POSTGRESQL = ("none", "kill", "kill parent", *POSTGRESQL_FAULTS)
 
 
-def watch(server: Server, said: collections.Counter[str], ended: threading.Event) -> None:
-    """Count what `/ready` says until the end."""
+def watch(server: Server, ready_statuses: collections.Counter[str], ended: threading.Event) -> None:
+    """Count the statuses of `/ready` until the end."""
     while not ended.wait(0.25):
         with contextlib.suppress(requests.ConnectionError):
             answer = requests.get(f"{server.url}/ready", timeout=60)
-            said[str(answer.status_code)] += 1
+            ready_statuses[str(answer.status_code)] += 1
 
 
 def break_service(fault: str, server: Server, database: PostgresqlServer | None, clock: MovableClock) -> float:
-    """Cause a fault, and end it. Returns from when on the service could be ready again."""
+    """Cause a fault, and end it. Returns the time from which the service could be ready again."""
     if database is not None and fault in POSTGRESQL_FAULTS:
         POSTGRESQL_FAULTS[fault](database)
     elif fault in CLOCK_FAULTS:
@@ -244,7 +244,7 @@ def wait_until_ready(server: Server) -> None:
 
 def run(parent: Path, fault: str, app: str, data: bytes, database: PostgresqlServer | None = None) -> tuple[str, ...]:
     folder = Path(tempfile.mkdtemp(dir=parent))
-    said: collections.Counter[str] = collections.Counter()
+    ready_statuses: collections.Counter[str] = collections.Counter()
     ended = threading.Event()
     settings = {} if database is None else {"LOG_DATABASE_URL": database.make_database()}
     server, clock = Server(folder, app, **settings), MovableClock(folder / "clock")
@@ -254,7 +254,7 @@ def run(parent: Path, fault: str, app: str, data: bytes, database: PostgresqlSer
         load = Load(server, data)
         try:
             time.sleep(BEFORE_SECONDS)
-            watcher = threading.Thread(target=watch, args=(server, said, ended))
+            watcher = threading.Thread(target=watch, args=(server, ready_statuses, ended))
             watcher.start()
             old, broken = server.processes, time.monotonic()
             fixed = break_service(fault, server, database, clock)
@@ -279,7 +279,7 @@ def run(parent: Path, fault: str, app: str, data: bytes, database: PostgresqlSer
         format_counts(collections.Counter(str(answer.status) for answer in load.answers)),
         str(len(missing)),
         f"{max(answer.seconds for answer in load.answers if answer.at > broken):.1f} s",
-        format_counts(said),
+        format_counts(ready_statuses),
         f"{ready:.1f} s",
     )
 

@@ -3,8 +3,8 @@
     python -m bench.serve                    # starts a server and posts videos that it makes
     python -m bench.serve CLIP… --rounds 20  # posts yours too
 
-Compare the ratios: machines differ, and times vary. The floor and the calls take turns within one run. Beside other
-programs, the time on the clock says little: compare the CPU time.
+Compare the ratios: machines differ, and times vary. The floor and the calls take turns within one run. On a busy
+machine, wall-clock time says little: compare the CPU time.
 """
 
 import argparse
@@ -14,7 +14,7 @@ import statistics
 import tempfile
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -50,7 +50,7 @@ HOURLY_DOLLARS, VCPUS = 0.067, 2
 
 
 class Cost(NamedTuple):
-    """Milliseconds on the clock and of the CPU."""
+    """Wall-clock time and CPU time in milliseconds."""
 
     wall: float
     cpu: float
@@ -105,9 +105,13 @@ def wall_ms(work: Callable[[], object]) -> float:
     return (time.perf_counter() - start) * 1000
 
 
-def p50_p95(values: list[float]) -> str:
+def percentile(values: Sequence[float], share: float) -> float:
     ordered = sorted(values)
-    return f"{statistics.median(ordered):8.0f} {ordered[min(len(ordered) - 1, int(0.95 * len(ordered)))]:8.0f}"
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else float("nan")
+
+
+def p50_p95(values: list[float]) -> str:
+    return f"{statistics.median(values):8.0f} {percentile(values, 0.95):8.0f}"
 
 
 def compare_to_floor(server: Server, floor: Floor, data: bytes, rounds: int) -> dict[str, Cost]:
@@ -195,7 +199,7 @@ def print_throughput(server: Server, data: bytes, calls: int) -> None:
 
 
 def print_long_clip(server: Server, short: bytes) -> None:
-    """Compare ten times the same video with once."""
+    """Compare the cost of a video that is repeated ten times with that of the video once."""
     workers, long = server.processes, repeat_clip(short, 10)
     before = cpu_ms(workers)
     post(server, "/predict", short)

@@ -26,10 +26,10 @@ SIDE, FPS, SECONDS = 480, 30, 4.0
 BLINK_AT = 0.75
 """Seconds."""
 CALM_WIDTH, CALM_LINE, CALM_DROOP = 0.83, 266.5, 3.5
-"""The closed mouth: its width, of that of the smile; the height of the line between the lips, and how much lower its
-ends are, in pixels."""
+"""The closed mouth: its width, as a fraction of the smile's; the height of the line between the lips, and how much
+lower its ends are, in pixels."""
 CALM_UPPER, CALM_LOWER = 1.7, 1.12
-"""Thickness of the closed lips, of that in the smile."""
+"""Thickness of the closed lips, in units of that in the smile."""
 
 UPPER_LIP = (
     (61, 185, 40, 39, 37, 0, 267, 269, 270, 409, 291),

@@ -88,7 +88,7 @@ def _noise(number: int) -> bytes:
 
 
 def megabytes(server: Server) -> float:
-    """Return the own memory of all workers and decoder processes: that of no file; a shared page counts once."""
+    """Return the memory of all workers and decoder processes that no file backs; a shared page counts once."""
     rollups = [Path(f"/proc/{process.pid}/smaps_rollup").read_text() for process in server.processes]
     kilobytes = [size for text in rollups for size in re.findall(r"^Pss_(?:Anon|Shmem): +(\d+) kB", text, re.MULTILINE)]
     return sum(map(int, kilobytes)) / 1024

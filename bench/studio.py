@@ -3,7 +3,7 @@
     python -m bench.studio
     python -m bench.studio --rounds 9
 
-Each round is a new browser context, so nothing is cached in its first load. The service has made models: no analysis is
+Each round is a new browser context, so nothing is cached in its first load. The service has fake models: no analysis is
 measured.
 """
 

@@ -25,7 +25,7 @@ CALLS = {"/predict": 10, "/api/text": 200}
 
 
 def measure(server: Server, call: Callable[[Server], object], count: int) -> tuple[float, float]:
-    """Return the milliseconds of CPU and on the clock of one call."""
+    """Return the CPU time and the wall-clock time of one call in milliseconds."""
     processes = server.processes
     before, start = cpu_ms(processes), time.perf_counter()
     for _ in range(count):

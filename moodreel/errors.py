@@ -19,7 +19,7 @@ class MoodreelError(Exception):
 
 
 class UnsupportedMedia(MoodreelError):
-    """Report a file that is no video, audio or image, or has a format or codec that is not decoded here."""
+    """Report a file that is not a video, audio or an image, or has a format or codec that is not decoded here."""
 
     code = "unsupported_media"
 

@@ -10,7 +10,7 @@ class EndedStage(NamedTuple):
     """A stage of a call, such as decoding, that has ended.
 
     Attributes:
-        name: Of the stage.
+        name: Name of the stage.
         started: When its first part began, a reading of `time.perf_counter`.
         ended: When its last part had ended.
         busy: Seconds that its parts took together; more than `ended - started` if they ran side by side.
@@ -28,7 +28,7 @@ class EndedStage(NamedTuple):
 
 @dataclass
 class Observers:
-    """The functions that are called. Each is called often, from any thread, and must be quick.
+    """The functions that are called. Each may be called often and from any thread, and must be quick.
 
     Attributes:
         slot_wait: Makes a context manager, in which an analysis waits for its slot.
@@ -45,4 +45,4 @@ class Observers:
 
 
 observers = Observers()
-"""Of this process."""
+"""The observers of this process."""

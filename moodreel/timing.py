@@ -1,4 +1,4 @@
-"""Measure the stages of a call, and tell the observers of each that has ended."""
+"""Measure the stages of a call, and report each to the observers when it has ended."""
 
 import time
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ class Stage:
             self._parts.append((start, time.perf_counter()))
 
     def end(self, name: str) -> float:
-        """Tell the observers. Returns the milliseconds that the parts took together."""
+        """Report the stage to the observers. Returns the milliseconds that the parts took together."""
         parts = tuple(self._parts)
         busy = sum(end - start for start, end in parts)
         if parts:

@@ -156,7 +156,7 @@ def test_an_unknown_thumbnail_format_is_a_usage_error(smile, tmp_path, capsys):
     ("arguments", "message"),
     [
         (["--size", "0"], "--size: 0 is not from 64 to 1080"),
-        (["--size", "many"], "--size: 'many' is no number"),
+        (["--size", "many"], "--size: 'many' is not a number"),
         (["--duration", "nan"], "--duration: nan is not from 0.5 to 10"),
         (["--duration", "11"], "--duration: 11 is not from 0.5 to 10"),
         (["--thumbnail", "nowhere/loop.mp4"], "--thumbnail: there is no folder nowhere"),

@@ -38,11 +38,11 @@ _HTTP_DATE = re.compile(r"([A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\
 
 @dataclass(frozen=True)
 class Quota:
-    """What is left of a caller's rate limit.
+    """The state of a caller's rate limit.
 
     Attributes:
         limit: Calls in `RATE_WINDOW`.
-        remaining: Of them, those left.
+        remaining: Calls of these that are left.
         reset_seconds: Seconds until there is one more.
     """
 
@@ -99,8 +99,8 @@ def require_caller(*, dated: bool = True) -> None:
         dated: Whether the request needs a date. If it sends one, it must be well-formed in any case.
 
     Raises:
-        ApiError: It has no valid credentials, is a cross-origin request by cookie, has a malformed header, or is one
-            too many, or cannot be logged and must be.
+        ApiError: The request has no valid credentials, is a cross-origin request by cookie, has a malformed header,
+            exceeds the rate limit, or must be logged and cannot be.
     """
     if request.method == "OPTIONS" or JOB_CALLER in request.environ:
         return
@@ -229,7 +229,7 @@ def _check_identifiers(request: Request) -> None:
 
 
 def admit(caller: Caller) -> None:
-    """Reject a request that must be logged and cannot be, or whose caller made too many in the last minute.
+    """Reject a request that must be logged and cannot be, or that exceeds the rate limit of its caller.
 
     Sets `g.quota` where there is a limit.
     """

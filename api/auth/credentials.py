@@ -16,7 +16,7 @@ def with_credentials(handshake: Request, auth: object) -> Request:
         auth: `{"token": …}` or `{"api_key": …}`, as the client sent it.
 
     Raises:
-        ApiError: `unauthorized`, if these are no credentials.
+        ApiError: `unauthorized`, if `auth` does not have credentials.
     """
     if not auth:
         return handshake

@@ -66,7 +66,7 @@ class KeySet:
 
 
 class KeySource(Protocol):
-    """Where the keys come from."""
+    """A source of keys."""
 
     def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
         """Return the key that a token names; None if there is none. Raises KeysUnavailable."""

@@ -26,7 +26,7 @@ class Companion:
         max_streams: Questions that may be made at the same time.
 
     Attributes:
-        crisis_words: What is answered without the model.
+        crisis_words: The phrases that are answered without the model.
     """
 
     def __init__(self, model: "LanguageModel", max_streams: int) -> None:

@@ -74,7 +74,7 @@ def _insert_row(method: str) -> None:
 
 
 def set_caller(caller: str) -> None:
-    """Write into the row who makes the call, if that was not known when it began."""
+    """Write the caller into the row, if they were not known when the call began."""
     g.call.identify(caller)
     services().call_log_writer.write(g.call)
 

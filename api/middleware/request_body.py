@@ -26,7 +26,7 @@ from api.errors import RETRY_AFTER_SECONDS, ApiError
 from api.services import services
 
 READ_IDLE_SECONDS = 30.0
-"""How long a read waits for the next bytes. A phone that lost its network holds a thread for so long."""
+"""How long a read waits for the next bytes. A phone that lost its network holds a thread for that long."""
 DRAIN_IDLE_SECONDS = 1.0
 """How long draining waits for the next bytes."""
 DRAIN_SECONDS = 5.0

@@ -1,4 +1,4 @@
-"""Add headers that keep responses out of caches, pages to what this service serves, and redirects to their scheme."""
+"""Add headers: responses are not cached, pages load only what this service serves, redirects keep their scheme."""
 
 from urllib.parse import urlsplit
 

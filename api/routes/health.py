@@ -6,7 +6,7 @@ from api.schemas.service import HealthSchema
 from api.services import services
 
 _WAIT_SECONDS = 0.2
-"""Rows that wait for a shorter time, because many are being written, are no failure."""
+"""Rows that wait for a shorter time, because many are being written, are not a failure."""
 
 blueprint = Blueprint("health", __name__, description="Health and readiness")
 

@@ -28,7 +28,7 @@ def hide_studio_files() -> None:
 @blueprint.get("/")
 def home() -> BaseResponse:
     """Return the studio to browsers. Other clients, and all if `STUDIO=off`, are redirected to the documentation."""
-    # `*/*`, which most other clients send, is no wish for a page.
+    # `*/*`, which most other clients send, does not ask for a page.
     accepts_page = request.accept_mimetypes.best_match(["application/json", "text/html"]) == "text/html"
     if accepts_page and services().settings.studio:
         page = (_static_folder() / STUDIO_FOLDER / "index.html").read_text(encoding="utf-8")

@@ -2,8 +2,8 @@
 
 Clients are authenticated by the handshake's headers or cookies. Without any, the first message must have a key or a
 token: pages in browsers cannot set headers. With `?auth=message` it must in any case: a page cannot leave out a cookie
-that has expired. A rejected client's handshake is completed all the same, and its connection closed with a code:
-browsers show a page nothing else of a failed handshake.
+that has expired. A rejected client's handshake is still completed, and its connection closed with a code: browsers show
+a page nothing else of a failed handshake.
 """
 
 import json

@@ -11,7 +11,7 @@ from marshmallow import Schema, ValidationError, fields, validate
 from marshmallow.types import ErrorMessages
 
 _NO_ZONES = ("localtime", "posixrules", "Factory", "posix", "right")
-"""Files and folders beside those of the zones: settings of the machine, no zone at all, and copies of all zones."""
+"""Files and folders among the zones that are not zones: settings of the machine, a placeholder, copies of all zones."""
 
 Value = TypeVar("Value")
 

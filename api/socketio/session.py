@@ -89,7 +89,7 @@ class SocketIOSession:
         self._send_status("connected", session=self._log_entry.request_id, models=self._container.engine.models.names())
 
     def initialize(self, settings: LoadedData) -> None:
-        """Reset the settings to the defaults, but for those given. Raises MoodreelError."""
+        """Set the given settings, and reset the others to their defaults. Raises MoodreelError."""
         self._configure(replace(self._defaults, **settings))
         self._send_status("ready")
 

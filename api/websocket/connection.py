@@ -38,7 +38,7 @@ _MAX_REASON_BYTES = 123
 
 @dataclass(frozen=True)
 class CloseStatus:
-    """How a connection ended.
+    """The end of a connection.
 
     Attributes:
         code: close code.
@@ -54,7 +54,7 @@ class WebSocketConnection:
 
     Args:
         channel: the connection.
-        ping_seconds: seconds of silence after which the client is pinged; after twice as many it is gone.
+        ping_seconds: seconds of silence after which the client is pinged; after twice as many the connection is closed.
 
     Attributes:
         close_status: how the connection ended; None while it is open.
@@ -78,12 +78,12 @@ class WebSocketConnection:
         self._mailbox.close()
 
     def expire_after(self, seconds: float | None, reason: str, message: str) -> None:
-        """Close the connection as unauthenticated after some seconds, and not as set before; None is never."""
+        """Close the connection as unauthenticated after `seconds`; None for never. Replaces an earlier deadline."""
         self._deadline = None if seconds is None else time.monotonic() + seconds
         self._expiry = (reason, message)
 
     def push(self, text: str) -> None:
-        """Send a text soon, instead of one pushed before that is not sent yet. Thread-safe; never blocks."""
+        """Send a text soon. It replaces an earlier one that is not sent yet. Thread-safe; never blocks."""
         self._mailbox.put(text=text)
 
     def request_close(self, code: int, reason: str, message: str) -> None:

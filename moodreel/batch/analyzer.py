@@ -20,14 +20,14 @@ from moodreel.pipelines.boomerang import LoopOptions
 logger = logging.getLogger(__name__)
 
 STOPPED = "stopped"
-"""In place of the code of an error: the batch cannot go on, `detail` says why."""
+"""Value in place of an error code: the batch cannot go on, and `detail` says why."""
 
 Row = dict[str, object]
 
 
 @dataclass(frozen=True)
 class AnalyzerOptions:
-    """How to analyze.
+    """The options of the analysis of each file.
 
     Attributes:
         model_store: folder of the models, on the machine of the worker.
@@ -36,7 +36,7 @@ class AnalyzerOptions:
         prior: one of `moodreel.models.model_card.PRIORS`.
         use_gpu: "0" or "1".
         loop: how to make loops; None to make none.
-        zone: in which the day of a time in UTC is meant.
+        zone: time zone in which the day of a time in UTC is determined.
     """
 
     model_store: Path

@@ -15,7 +15,7 @@ from moodreel.emotions import FIVE, color_of
 
 _BACKGROUND, _NO_ENTRY, _TEXT, _MUTED = "#ffffff", "#f4f5f7", "#2b2d33", "#8b909a"
 _SQUARE = 0.86
-"""Side of a square, of the distance between two."""
+"""Side of a square as a fraction of the distance between the centers of two."""
 _PALEST = 0.45
 """Opacity of a day whose leading emotion has the lowest mean probability it can have, 1 of 5."""
 
@@ -84,7 +84,7 @@ def _plot_year(axes: Axes, year: int, moods: Mapping[date, DayMoods]) -> None:
 
 
 def _plot_shares(axes: Axes, moods: Mapping[date, DayMoods]) -> None:
-    """Draw how many clips of a year showed each emotion."""
+    """Draw the fraction of a year's clips that showed each emotion."""
     counts = sum((day.counts for day in moods.values()), Counter[str]())
     shares = [counts[emotion] / counts.total() for emotion in FIVE]
     axes.barh(FIVE, shares, color=[color_of(emotion) for emotion in FIVE], height=0.62)

@@ -19,12 +19,12 @@ from moodreel.batch.summary import BatchSummary
 STORE_SECONDS = 10.0
 """Rows are stored this often: a batch that is killed analyzes the files of these seconds again."""
 STORE_ROWS = 2_000
-"""Rows that wait for it at most."""
+"""Number of waiting rows at which they are stored earlier."""
 
 
 @dataclass(frozen=True)
 class BatchOptions:
-    """What to analyze.
+    """The options of a batch.
 
     Attributes:
         source: folder, pattern or file.
@@ -47,13 +47,13 @@ class BatchOptions:
 
 @dataclass(frozen=True)
 class BatchProgress:
-    """How far a batch is.
+    """The progress of a batch.
 
     Attributes:
         files: number of files of the source.
-        before: of them, those that were analyzed before.
-        done: of them, those that were analyzed now.
-        errors: of these, those with an error.
+        before: number of files that were analyzed by earlier runs.
+        done: number of files that were analyzed by this run.
+        errors: number of files in `done` with an error.
     """
 
     files: int

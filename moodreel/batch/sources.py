@@ -77,7 +77,7 @@ def find_day(url: str, data: bytes | None, zone: ZoneInfo) -> tuple[date | None,
     Args:
         url: of the file.
         data: the file, None if it cannot be read.
-        zone: in which the day of a time in UTC is meant.
+        zone: time zone in which the day of a time in UTC is determined.
 
     Returns:
         The day; where it is from: "metadata" of the file, its "name" or the time it was "modified"; and the time of the
@@ -95,7 +95,7 @@ def find_day(url: str, data: bytes | None, zone: ZoneInfo) -> tuple[date | None,
 
 
 def _is_video(name: str, folder: str) -> bool:
-    """Tell whether a file of a folder is a video. Hidden ones are not: macOS writes `._a.mov` beside `a.mov`."""
+    """Return whether a file of a folder is a video. Hidden ones are not: macOS writes `._a.mov` beside `a.mov`."""
     path = PurePosixPath(name[len(folder) :])
     return path.suffix.lower() in VIDEO_SUFFIXES and not any(part.startswith(".") for part in path.parts)
 

@@ -24,7 +24,7 @@ class DayMoods:
 
     @property
     def leading(self) -> str:
-        """Emotion of most clips; of several, the one with the higher mean probability."""
+        """The most frequent emotion; in a tie, the one with the higher mean probability."""
         return leading_emotion(self.counts, self.probabilities) or ""
 
     @property
@@ -35,7 +35,7 @@ class DayMoods:
 
 @dataclass
 class BatchSummary:
-    """What is in the analyses of a folder. Its size depends on the number of days, not of files.
+    """A summary of the analyses in a folder. Its size depends on the number of days, not of files.
 
     Attributes:
         files: number of files.

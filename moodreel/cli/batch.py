@@ -21,7 +21,7 @@ from moodreel.models.model_store import find_model_store
 from moodreel.pipelines.boomerang import LoopOptions
 
 LOG_SECONDS = 10.0
-"""Time between two lines of progress where standard error is no terminal."""
+"""Time between two lines of progress where standard error is not a terminal."""
 MAX_WORKERS = 10_000
 
 

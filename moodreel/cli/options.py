@@ -56,7 +56,7 @@ def number(cast: Callable[[str], _Number], low: float, high: float) -> Callable[
         try:
             value = cast(text)
         except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is no number") from error
+            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
         if not low <= value <= high:
             raise argparse.ArgumentTypeError(f"{text} is not from {low:g} to {high:g}")
         return value

@@ -33,7 +33,7 @@ LOOP_SUFFIXES = tuple(f".{output}" for output in OUTPUTS)
 
 @dataclass(frozen=True)
 class _Pipelines:
-    """What the files on the command line need; None for what they do not."""
+    """The pipelines that the files on the command line need; None for the others."""
 
     videos: VideoPipeline | None
     images: ImagePipeline | None

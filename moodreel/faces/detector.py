@@ -24,11 +24,12 @@ all relative to the center of the detector's box and in units of its width. Fitt
 clips of 26 people who talk. In clips of others each side is 2 % of the face's size off (median; 5 % in one of ten)."""
 
 _EYE_RISE = 0.013
-"""How far the landmarks' eyes are above the detector's, in units of the distance of these."""
+"""How far the landmarks' eyes are above the detector's, in units of the distance between the detector's."""
 _EYE_SCALE, _EYE_DEPTH = 0.923, 0.77
-"""Distance of the centers of the eyes by their landmarks, with its depth, in units of the distance of the detector's
-eyes: the first number, plus the second by the square of the nose's offset from the middle of the eyes along their line.
-Fitted to the same clips; in clips of others it is 5 % off on average, and 8 % if both distances are taken as one."""
+"""Distance between the centers of the eyes by their landmarks, depth included, in units of the distance between the
+detector's eyes: the first number, plus the second times the square of the nose's offset from the middle of the eyes
+along their line. Fitted to the same clips; in clips of others it is 5 % off on average, and 8 % if both distances are
+taken as equal."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,11 +38,11 @@ class FaceDetection:
 
     Attributes:
         confidence: 0 to 1.
-        eyes: float64 (2, 3), centers of the right and the left eye as of landmarks: x and y relative to the image, z in
-            units of its width. Which eye is nearer is not known; the right one has depth 0.
+        eyes: float64 (2, 3), centers of the right and the left eye as landmarks have them: x and y relative to the
+            image, z in units of its width. Which eye is nearer is not known; the right one has depth 0.
         bounds: float64 (2, 2), x and y of the two corners of the bounding box that its landmarks would have, relative
             to the image; parts outside the image are included.
-        roll: Degrees, as of `moodreel.faces.landmarker.Face`.
+        roll: Degrees, see `moodreel.faces.landmarker.Face`.
     """
 
     confidence: float
@@ -51,7 +52,7 @@ class FaceDetection:
 
     @property
     def box(self) -> tuple[float, float, float, float]:
-        """As of `moodreel.faces.landmarker.Face`."""
+        """See `moodreel.faces.landmarker.Face`."""
         return box_of(self.bounds)
 
 

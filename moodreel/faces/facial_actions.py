@@ -42,8 +42,8 @@ ACTIONS: Mapping[str, tuple[str, ...]] = {
     "chin raised": ("mouthShrugLower",),
 }
 """Facial actions in plain words, and the blendshapes of which each is the mean. Left out are gaze and jaw to one side,
-which are no expression, and raised or puffed cheeks, wrinkled nose and jaw pushed forward, which MediaPipe's model has
-blendshapes for, but hardly ever activates (below 0.015 in 99 of 100 faces of FER+)."""
+which are not expressions; and raised or puffed cheeks, wrinkled nose and jaw pushed forward, whose blendshapes
+MediaPipe's model hardly ever activates (below 0.015 in 99 of 100 faces of FER+)."""
 
 MAX_ACTIONS = 3
 """Most actions in an explanation."""
@@ -158,7 +158,7 @@ class FacialActionExplainer:
         emotion: str,
         weights: Sequence[float] | np.ndarray | None = None,
     ) -> Explanation:
-        """Find the actions with the largest weights for the predicted label, against the others by their probability.
+        """Find the actions with the largest weights for the predicted label against the others, by their probability.
 
         Args:
             blendshapes: (52,) of one face, or (T, 52) of one face over T frames.

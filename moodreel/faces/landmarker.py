@@ -84,12 +84,12 @@ CENTER_SIDE, CENTER_Y = 0.75, 0.4
 """Square in the center of the image: its side as a fraction of the image's shorter side, and its vertical position, 0
 at the top and 1 at the bottom; heads are above the middle."""
 SURE_CONFIDENCE, SURE_CONFIDENCE_AGAIN = 0.9, 0.8
-"""Detector's confidence from which `detect_quickly` takes a face without its landmarks: in the whole image, and around
-the face. Below 0.85 in the whole image the eyes are 16 to 21 % of their distance off (median), around the face 7 to
-10 %, above 0.9 five. A dog reaches 0.84 around its face. In videos that makes it no person: a face without landmarks
-can only continue a track."""
+"""Detector's confidence from which `detect_quickly` accepts a face without landmarks: in the whole image, and in the
+square around the face. The median error of the eyes is 16 to 21 % of their distance for faces below 0.85 in the whole
+image, 7 to 10 % around the face, and 5 % above 0.9. A dog reaches 0.84 around its face; in videos that does not make it
+a person, because a face without landmarks can only continue a track."""
 MAX_SURE_ROLL = 30.0
-"""Roll in degrees up to which it does: the detector turns the eyes of a face that lies too little."""
+"""Roll in degrees up to which it accepts one: the detector underestimates the rotation of a face that lies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ class FaceLandmarker:
             model_path: MediaPipe's `face_landmarker.task`; the `model.json` beside it holds its SHA-256.
             max_faces: Most faces per image.
             min_confidence: Least confidence, 0 to 1, of the detector and of the landmark model.
-            use_fallbacks: Where `detect` finds no face, try the image with a border, then its center. MediaPipe's
+            use_fallbacks: If `detect` finds no face, try the image with a border, then its center. MediaPipe's
                 detector expects background around a face: of 500 FER+ images, which a face fills, it finds 91 %, with
                 the border 98 %. It also scales its input to 128 pixels, in which a face across a room is lost. The
                 `transform` of a face found so is relative to a camera that sees only that part.

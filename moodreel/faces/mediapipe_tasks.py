@@ -15,8 +15,8 @@ from mediapipe.tasks.python import vision
 _Task = TypeVar("_Task", vision.FaceLandmarker, vision.FaceDetector)
 _pools: "weakref.WeakSet[TaskPool[Any]]" = weakref.WeakSet()
 _dropped: deque[Any] = deque()
-"""Tasks of pools that nobody refers to any more. The garbage collector may find such a pool while its thread holds a
-lock of MediaPipe or of `concurrent.futures`, which `close` takes as well. So the next borrower closes them."""
+"""Tasks of garbage-collected pools. The collector may run in a thread that holds a lock of MediaPipe or of
+`concurrent.futures`, which closing a task takes as well. So the next borrower closes them."""
 
 
 class TaskPool(Generic[_Task]):

@@ -69,7 +69,7 @@ def crop_portrait(rgb: np.ndarray, face: Face | FaceDetection) -> np.ndarray:
 def is_person(detector: FaceDetector, portraits: Sequence[np.ndarray], *, clear: bool = True) -> bool:
     """Check that the portraits of one track show a person: most of them, if it has more than one.
 
-    A face that is clearer when it is turned by 180 degrees is none: eyes are read as a mouth.
+    A face with a higher score upside down is not a face: its eyes were taken for a mouth.
 
     Args:
         detector: Finds the face again.

@@ -1,19 +1,19 @@
 """Assess how reliable a prediction is, and what the person in the clip can do for a better one.
 
-Nothing here rejects a clip. Below a threshold, also that of the face coverage, the prediction is returned all the same,
-marked as not certain, with a reason and a tip. Only a clip without any face is an error (`NoFace`).
+Nothing here rejects a clip. If a measure, even the face coverage, is beyond its threshold, the prediction is still
+returned, marked as not certain, with a reason and a tip. Only a clip without any face is an error (`NoFace`).
 
 Each measure is a median over the frames that show the predicted face, so that no single outlier decides.
 
-From which confidence a prediction is certain is a number of its model (`certain_from` of `moodreel.models.model_card`),
-fitted on clips and pictures of several data sets; `MIN_CONFIDENCE` is for models without one.
+The confidence from which a prediction is certain belongs to its model (`certain_from` of `moodreel.models.model_card`).
+It was fitted on clips and pictures of several data sets; `MIN_CONFIDENCE` is for models without one.
 
 The other thresholds were measured on FER+ (`valid.npz`): `MIN_CONFIDENCE` and `MAX_YAW` on all images unchanged,
 `MIN_BRIGHTNESS` and `MAX_BRIGHTNESS` on 120 images degraded step by step (`bench.render`), with the model
 `moodreel-five` 1, whose accuracy on detected faces was 91 %; `MIN_FACE_SIZE` and `MIN_SHARPNESS` on 160 to 400 images,
 with `compact-emotimesh`, whose accuracy was 82 %. "Accuracy" below is that of the same model on such faces.
 
-There is no reason of its own for an occluded or truncated face, nor for motion blur, which `sharpness` does not detect.
+No reason covers an occluded or truncated face, or motion blur, which `sharpness` does not detect.
 """
 
 from collections.abc import Mapping, Sequence

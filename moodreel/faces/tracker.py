@@ -3,7 +3,7 @@
 Tracking by detection, after "Simple Online and Realtime Tracking" (SORT; Bewley et al., ICIP 2016): the position of
 each face is predicted from its velocity, and detections are assigned to tracks at the least total cost. So two people
 keep their tracks while they cross, even if one is hidden behind the other for a while. SORT's Kalman filter is not
-needed: boxes around landmarks are exact to a hundredth of a face, so a linear fit over half a second is enough.
+needed: boxes around landmarks are accurate to a hundredth of a face, so a linear fit over half a second is enough.
 
 Two people who meet, hide one another and turn back have the same positions as two who pass. Only their appearance tells
 the difference, so a caller may give an appearance vector for each box, a few numbers for its colors. Nothing that
@@ -29,7 +29,7 @@ detection, whose velocity is unknown."""
 MAX_SIZE_RATIO = 2.0
 """Largest ratio between the sizes of two boxes of a track."""
 VELOCITY_SECONDS, MIN_VELOCITY_POINTS = 0.5, 3
-"""Past positions from which the velocity is fitted: those of so many seconds, and at least so many."""
+"""Past positions to which the velocity is fitted: those of the last `VELOCITY_SECONDS`, and at least this many."""
 COAST_SECONDS = 0.7
 """Time constant, in seconds, with which the predicted velocity of a face that is not detected decays."""
 VELOCITY_SLACK = 0.15
@@ -46,8 +46,8 @@ reappears."""
 REAPPEAR_COST = 0.6
 """Cost of reappearing from behind another face, at whatever distance."""
 MAX_OVERLAP = 0.2
-"""Largest overlap with another face, as a fraction of the own box, at which velocity and appearance are still updated.
-Above it, much of the box may show the other face."""
+"""Largest overlap with another face, as a fraction of a face's own box, at which its velocity and appearance are still
+updated. Above it, much of the box may show the other face."""
 
 
 @dataclass

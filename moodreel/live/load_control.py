@@ -28,7 +28,7 @@ class LoadController:
     Args:
         side: pixels of the longest side that the client asked for.
         frame_rate: results a second that the client asked for.
-        now: seconds, never going back.
+        now: monotonic time in seconds.
     """
 
     def __init__(self, side: int, frame_rate: float, now: float) -> None:
@@ -60,7 +60,7 @@ class LoadController:
         """Update the resolution, once a second. Returns a suggestion for the client, if any.
 
         Args:
-            now: seconds, never going back.
+            now: monotonic time in seconds.
             size: width and height of the frames that arrive.
         """
         seconds = now - self._since

@@ -9,7 +9,7 @@ if TYPE_CHECKING:  # it imports MediaPipe
     from moodreel.faces.facial_actions import Explanation, FacialAction
 
 MAX_FACES = 4
-"""Faces of one frame that a single detection finds at most."""
+"""Most faces that one detection finds in a frame."""
 
 
 @dataclass(frozen=True)

@@ -12,19 +12,19 @@ CHECK_INTERVAL_SECONDS = 0.5
 
 
 class PersonCheck:
-    """The checks of one face: at first sight, a few more times, and then only while it is no person's."""
+    """The checks of one face: when it appears, a few more times, and after that only while it does not pass."""
 
     def __init__(self) -> None:
         self._results: deque[bool] = deque(maxlen=MAX_CHECKS)
         self._next_at = float("-inf")
 
     def update(self, detector: FaceDetector, face: FrameFace, now: float) -> bool:
-        """Check the face in one more frame, if it is time to. Returns whether it is a person's by half of the checks.
+        """Check the face in one more frame, if a check is due. Returns whether at least half of the checks passed.
 
         Args:
             detector: finds the face again.
             face: the face in this frame.
-            now: seconds when the frame was received, never going back.
+            now: monotonic time in seconds when the frame was received.
         """
         if now >= self._next_at and not (self._is_person and len(self._results) == MAX_CHECKS):
             self._next_at = now + CHECK_INTERVAL_SECONDS

@@ -72,7 +72,7 @@ class LiveSession:
     Args:
         settings: the client's settings.
         explainer: names facial actions.
-        now: seconds of the clock of `LiveFrame.received_at`.
+        now: monotonic time in seconds.
 
     Attributes:
         frames: frames processed so far.
@@ -87,7 +87,7 @@ class LiveSession:
         self.restart()
 
     def configure(self, settings: SessionSettings, now: float) -> None:
-        """Change the settings from the next frame on. Faces stay known."""
+        """Change the settings from the next frame on. The tracks of faces go on."""
         self.settings = settings
         self.load_controller = LoadController(settings.side, settings.frame_rate, now)
 
@@ -111,9 +111,9 @@ class LiveSession:
 
         Args:
             detections: the faces of the frame.
-            landmarker: checks whose faces they are.
+            landmarker: its detector checks that the faces are people's.
             predictor: the model.
-            time: seconds when the frame was received, never going back.
+            time: monotonic time in seconds when the frame was received.
         """
         if detections.faces or self.wants_fallbacks(time):
             self._fallbacks_at = time + FALLBACK_INTERVAL_SECONDS

@@ -16,7 +16,7 @@ class EmaSmoother:
         """Add a value and return the average.
 
         Args:
-            time: seconds, never going back.
+            time: monotonic time in seconds.
             value: array of any shape.
             seconds: time constant, after which 63 % of a change show; 0 disables smoothing.
         """

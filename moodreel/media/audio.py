@@ -1,7 +1,7 @@
 """Decode the audio of a clip or an audio file to mono samples at 16 kHz, within limits.
 
-As for video, `container` opens the file, limits count what is decoded, and duration, rate and channels of a header are
-not trusted. A clip without audio is not an error: many have none.
+As for video, `container` opens the file, and limits are enforced on what is decoded: the duration, rate and channels of
+a header are not trusted. A clip without audio is not an error: many have none.
 """
 
 import time as clock
@@ -33,15 +33,15 @@ MAX_CHANNELS = 8
 """Channels of 7.1, the most for which FFmpeg has a layout to mix down."""
 
 _MIN_GAP = 0.1
-"""Seconds without a sample that count as silence, such as a muted part of a recording. Less is a rounding error or a
-lost packet."""
+"""Gap between samples, in seconds, that is filled with silence, as in a muted part of a recording. A shorter one is a
+rounding error or a lost packet."""
 _SILENCE = 2 / 2**15
-"""Amplitude up to which audio is silent: two steps of 16 bits, what a muted microphone and a codec's rounding leave."""
+"""Amplitude up to which audio is silent: two steps of 16-bit samples, the noise of a muted microphone and a codec."""
 _BLOCK = SAMPLE_RATE // 50
-"""Samples of the 20 ms that are silent or not."""
+"""Samples of a block of 20 ms; each block is silent or audible."""
 _MIN_AUDIBLE_BLOCKS = 5
-"""Blocks that make a sound: 0.1 s. No syllable is shorter; a click is, and so is what a codec makes of the edges of a
-constant voltage."""
+"""Audible blocks, 0.1 s in all, that make audio not silent. No syllable is shorter; a click is, and so is the artifact
+that a codec makes where a DC offset begins or ends."""
 
 
 @dataclass(frozen=True)
@@ -111,19 +111,19 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
 
 
 def out_of_memory() -> AudioTooLong:
-    """Create the error of audio for which there is not enough memory."""
+    """Create the error for audio that needs more memory than there is."""
     return AudioTooLong("The sound needs more memory than there is. Send a shorter one.")
 
 
 def is_silent(samples: np.ndarray) -> bool:
-    """Return whether samples (N,), from -1 to 1, are only silence, a constant voltage, or too short to be a voice."""
+    """Return whether samples (N,), from -1 to 1, hold only silence or a DC offset, or too little sound for a voice."""
     blocks = samples[: len(samples) // _BLOCK * _BLOCK].reshape(-1, _BLOCK)
     audible = np.ptp(blocks, axis=1) > 2 * _SILENCE
     return int(audible.sum()) < _MIN_AUDIBLE_BLOCKS
 
 
 class AudioFile:
-    """A file in memory, and what its audio may cost; the timeout starts here."""
+    """A file in memory, and the limits of its audio. The timeout starts when the object is created."""
 
     def __init__(self, data: bytes, limits: AudioLimits) -> None:
         demuxer = audio_demuxer(data) or video_demuxer(data)
@@ -157,18 +157,18 @@ class AudioFile:
 def _decode_best_track(file: AudioFile) -> AudioClip | None:
     with file.open() as container:
         tracks = _tracks_by_quality(container)
-    refused: MoodreelError | None = None
+    first_error: MoodreelError | None = None
     for track in tracks:
         decoder = _TrackDecoder(file, track)
         try:
             samples = decoder.decode()
         except (UnsupportedMedia, AudioCorrupt) as error:
-            refused = refused or error
+            first_error = first_error or error
             continue
         if not is_silent(samples):
             return AudioClip(samples, decoder.start or 0.0)
-    if refused:
-        raise refused
+    if first_error:
+        raise first_error
     return None
 
 
@@ -186,7 +186,7 @@ class _TrackDecoder:
         self._count = 0
         self._resampler: av.AudioResampler | None = None
         self._resampler_input: tuple[str, str, int] | None = None  # sample format, layout and rate it was made for
-        self._skipped = 0.0  # seconds of gaps that no microphone makes
+        self._skipped = 0.0  # seconds of gaps that are faults of the timestamps
         self.start: float | None = None
 
     def decode(self) -> np.ndarray:
@@ -299,5 +299,5 @@ def _check_codec(stream: AudioStream) -> None:
 
 
 def audio_corrupt() -> AudioCorrupt:
-    """Create the error of audio of which nothing can be decoded."""
+    """Create the error for audio of which nothing can be decoded."""
     return AudioCorrupt("The sound is damaged or incomplete: none of it can be decoded. Send it again.")

@@ -3,7 +3,8 @@
 from collections.abc import Iterator
 
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"mif1", b"mif2", b"msf1", b"hevc", b"hevx", b"hevm", b"hevs")
-"""Brands of HEIC (ISO/IEC 23008-12, annex B); the last five are of sequences, such as bursts, whose cover is read."""
+"""Brands of HEIC (ISO/IEC 23008-12, annex B); the last five are of image sequences, such as bursts. Only the cover of
+a sequence is read."""
 
 
 def iter_boxes(data: bytes, position: int, end: int) -> Iterator[tuple[bytes, int, int]]:
@@ -27,7 +28,7 @@ def read_uint(data: bytes, position: int, size: int) -> int:
     """Read a big-endian unsigned integer of `size` bytes.
 
     Raises:
-        ValueError: The data ends before.
+        ValueError: The data ends within the integer.
     """
     value = data[position : position + size]
     if len(value) < size:

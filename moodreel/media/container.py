@@ -17,7 +17,7 @@ from moodreel.errors import MoodreelError, VideoTooBig
 from moodreel.media.boxes import HEIC_BRANDS
 
 MAX_FILE_BYTES = 1 << 30
-"""Largest file that a command line reads into memory."""
+"""Largest file that a command reads into memory."""
 _QUICKTIME_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip", b"pnot")
 _IMAGE_BRANDS = (*HEIC_BRANDS, b"avif", b"avis")
 """Major brands of an ISO base media file that is a still image or a burst of them (ISO/IEC 23008-12)."""
@@ -89,13 +89,13 @@ def open_container(data: bytes, demuxer: str, check_deadline: Callable[[], None]
 
 @contextmanager
 def typed_errors(corrupt: MoodreelError, too_big: MoodreelError) -> Iterator[None]:
-    """Raise one of two errors for whatever a library raises on damaged or hostile data in a `with` block.
+    """Raise one of two errors in place of any exception that a library raises on damaged or hostile data.
 
-    FFmpeg knows more kinds of data than PyAV has names for, so any Python exception may come, not only PyAV's own.
+    FFmpeg knows more kinds of data than PyAV has names for, so PyAV may raise any Python exception, not only its own.
 
     Args:
         corrupt: For any exception that moodreel does not raise on purpose.
-        too_big: For a lack of memory.
+        too_big: For a MemoryError.
     """
     try:
         yield
@@ -108,7 +108,7 @@ def typed_errors(corrupt: MoodreelError, too_big: MoodreelError) -> Iterator[Non
 
 
 class _DeadlineReader(io.BytesIO):
-    """Check the deadline at every read, so that no demuxer can loop for ever."""
+    """Check the deadline at every read, so that no demuxer can loop forever."""
 
     def __init__(self, data: bytes, check_deadline: Callable[[], None]) -> None:
         super().__init__(data)

@@ -22,7 +22,7 @@ _CROPS = (0x54CC, 0x54BB, 0x54DD, 0x54AA)
 
 @dataclass(frozen=True)
 class CropRectangle:
-    """A part of the frames of one size, all in pixels."""
+    """The part to show of frames that have the size `frame_size`; all in pixels."""
 
     frame_size: tuple[int, int]
     left: int
@@ -32,11 +32,11 @@ class CropRectangle:
 
 
 def find_crop(data: bytes, demuxer: str, track: int) -> CropRectangle | None:
-    """Return the part to show of the frames of a video track; None for all, or if the container is broken.
+    """Return the part to show of a video track's frames; None for the whole frame, or if the container is broken.
 
     Args:
         data: Bytes of the file.
-        demuxer: FFmpeg's name of it.
+        demuxer: FFmpeg's name of its demuxer.
         track: Number of the track in the file, from 0.
     """
     with suppress(ValueError, LookupError, ZeroDivisionError):
@@ -73,7 +73,7 @@ class Cropper:
 
 
 def _rectangle(size: tuple[int, int], edges: Sequence[float]) -> CropRectangle | None:
-    """Make a rectangle from what is cut off on the left, at the top, on the right and at the bottom."""
+    """Make a rectangle from the pixels cut off at the left, top, right and bottom; None for none, or if impossible."""
     left, top, right, bottom = (round(edge) for edge in edges)
     width, height = size[0] - left - right, size[1] - top - bottom
     if min(left, top, right, bottom) < 0 or width < 1 or height < 1 or (width, height) == size:
@@ -115,7 +115,7 @@ def _pixel_crop(data: bytes, track: int) -> CropRectangle | None:
 def _elements(data: bytes, position: int, end: int, entered: Sequence[int] = ()) -> Iterator[tuple[int, int, int]]:
     """Yield the ID of each EBML element, and the start and end of its body, up to the first cluster (RFC 8794).
 
-    Elements whose ID is in `entered` are not yielded, but what is in them.
+    For an element whose ID is in `entered`, its children are yielded instead.
     """
     while position + 2 <= end:
         id_size = 9 - data[position].bit_length()

@@ -1,9 +1,9 @@
-"""Decode clips in processes of their own: what runs in them. `isolated` starts and calls them.
+"""Decode clips in separate processes: the code that runs in such a process. `isolated` starts and calls them.
 
-Codecs are C code. A hostile clip may make one crash, never return or fill the memory; in a process of its own, that
-ends one call. Decoder processes are forked from a template, which is forked from a worker that has imported the
-libraries and has no threads yet: so they share the libraries' memory, and one starts in some milliseconds. Whatever
-they hold, they are gone when the worker is gone, even if that is killed: they leave no file behind.
+Codecs are C code. A hostile clip may make one crash, never return or fill the memory; in a separate process, that fails
+one call only. Decoder processes are forked from a template, which is forked from a worker that has imported the
+libraries and has no threads yet. So they share the libraries' memory, and one starts in some milliseconds. They end
+with the worker, even if it is killed, and leave no file behind.
 """
 
 import ctypes
@@ -28,22 +28,22 @@ from moodreel.media.video import ClipGeometry, Frame, LoopFrame, VideoReader
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
 
 MEMORY_BYTES = 2 * 2**30
-"""Most memory that a decoder process takes beside the libraries. Frames of 3840 × 2160 at 10 bits need 0.8 GiB: 16
-that others refer to, and one for each of 16 threads."""
+"""Most memory of a decoder process, besides the libraries. Frames of 3840 × 2160 at 10 bits need 0.8 GiB: 16 reference
+frames, and one for each of 16 threads."""
 _FRAMES_AT_ONCE, _BYTES_AT_ONCE = 5, 4 * 2**20
-"""Most frames of one reply, and bytes after which no more are added. To switch to another process, which finds nothing
-in the processor's cache, costs more than to copy a frame."""
+"""Most frames of one reply, and bytes after which no more are added. A context switch, which leaves the processor's
+cache cold, costs more than copying a frame."""
 _M_TRIM_THRESHOLD, _TRIM_BYTES = -1, 64 * 2**20
 _M_MMAP_THRESHOLD, _MMAP_BYTES = -3, 32 * 2**20
-"""Freed memory that is kept for the next frame or clip, and size of blocks that are not kept (`mallopt(3)`): to get new
-pages for every frame costs as much as to copy it."""
+"""Freed memory that is kept for the next frame or clip, and size of blocks that are not kept (`mallopt(3)`): getting
+new pages for every frame costs as much as copying it."""
 _IDLE_SECONDS = 2.0
 """Time without a request after which freed memory goes back to the system."""
 _OOM_SCORE = "500"
 """If the machine lacks memory, Linux ends a decoder process and not a worker (`proc_pid_oom_score_adj(5)`)."""
 _PR_SET_PDEATHSIG = 1
-_SIGNALS_OF_WORKERS = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH")
-"""Signals that a terminal, or systemd, sends to all processes. A worker then still answers the calls it has."""
+_IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR2", "SIGWINCH")
+"""Signals that a terminal, or systemd, sends to all processes. The worker still has to answer its open calls then."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Frames:
 
     Attributes:
         pixels: Of each.
-        end: What came after them, if anything: what is known of the clip at its end, or an error.
+        end: The end of the clip, or an error, that followed them; None if more frames may follow.
     """
 
     pixels: tuple[Pixels, ...]
@@ -88,7 +88,7 @@ class Frames:
 
 @dataclass(frozen=True)
 class End:
-    """What is known of a clip once it has been read to its end."""
+    """Report that a clip has been read to its end, and its geometry, which is known then."""
 
     geometry: ClipGeometry
 
@@ -103,7 +103,7 @@ class Samples:
 
 @dataclass(frozen=True)
 class Failure:
-    """Carry an error that was raised on purpose, and what caused it, for the log."""
+    """Carry an error that was raised on purpose, and its cause, for the log."""
 
     error: MoodreelError
     cause: str
@@ -140,8 +140,8 @@ def fork_template() -> socket.socket:
         return ours
 
     def run() -> None:
-        _end_with(worker)
-        for name in _SIGNALS_OF_WORKERS:
+        _end_with_parent(worker)
+        for name in _IGNORED_SIGNALS:
             signal.signal(signal.Signals[name], signal.SIG_IGN)
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
         # Listening sockets and locked files of the worker. Nothing frees their Python objects: this never returns.
@@ -166,17 +166,17 @@ def _run_template(commands: socket.socket) -> None:
                 os.close(descriptor)
             commands.send(str(child).encode())
         elif command == "end":
-            os.kill(int(pid), signal.SIGKILL)  # of one that has ended, the process id is kept until the next line
+            os.kill(int(pid), signal.SIGKILL)  # a process that has ended keeps its id until the next line
             commands.send(str(os.waitstatus_to_exitcode(os.waitpid(int(pid), 0)[1])).encode())
         else:
             return  # the worker has closed the socket
 
 
 def _run_decoder(template: int, connection: int, mailbox: int) -> None:
-    _end_with(template)
+    _end_with_parent(template)
     pages = int(Path("/proc/self/statm").read_text().split()[5])  # data and stack
-    most = pages * resource.getpagesize() + MEMORY_BYTES
-    resource.setrlimit(resource.RLIMIT_DATA, (most, most))
+    limit = pages * resource.getpagesize() + MEMORY_BYTES
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # a core dump would hold a clip
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
@@ -185,11 +185,11 @@ def _run_decoder(template: int, connection: int, mailbox: int) -> None:
     _Decoder(Connection(connection), mailbox).run()
 
 
-def _end_with(parent: int) -> None:
-    """Have the system end this process when its parent ends."""
+def _end_with_parent(parent: int) -> None:
+    """Make the kernel end this process when its parent ends."""
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != parent:
-        os._exit(1)  # it has ended before
+        os._exit(1)  # the parent has ended already
 
 
 def _run_and_exit(run: Callable[[], None]) -> NoReturn:

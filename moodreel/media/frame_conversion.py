@@ -19,7 +19,7 @@ sidedata.Type._missing_ = classmethod(lambda cls, value: cls.VIDEO_HINT)  # type
 
 @dataclass(frozen=True, eq=False)
 class FrameShape:
-    """Size and orientation of frames; they change where a phone was turned, or a network got faster.
+    """Size and orientation of frames. Both may change within a clip, if a phone is turned or a network gets faster.
 
     Attributes:
         stored_size: (width, height) with square pixels, before the frame is turned upright.
@@ -73,7 +73,7 @@ class FrameConverter:
         self._reformatter = VideoReformatter()
 
     def scale_compactly(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """Scale a frame for `to_yuv` and keep it in YUV if it is: half the bytes of RGB."""
+        """Scale a frame for `to_yuv`. One in YUV stays in YUV, which takes half the bytes of RGB."""
         if _has_alpha(frame):
             return av.VideoFrame.from_ndarray(self._flatten(frame), format="rgb24")
         pixel_format = frame.format.name if frame.format.name.startswith("yuv") else "rgb24"
@@ -82,7 +82,7 @@ class FrameConverter:
     def to_yuv(self, frame: av.VideoFrame) -> av.VideoFrame:
         """Convert a frame to upright `yuv420p` of limited range, with even sides; colors as `to_rgb`.
 
-        The matrix stays that of the clip, and the attribute `colorspace` tells it: to change it costs as much again.
+        The matrix stays that of the clip, named by the attribute `colorspace`: converting it would cost as much again.
         """
         if hdr.is_hdr(frame.color_trc) or gamut.is_wide(frame.color_primaries) or _has_alpha(frame):
             upright = rgb_to_yuv(self.to_rgb(frame))
@@ -146,7 +146,7 @@ def _has_alpha(frame: av.VideoFrame) -> bool:
 
 
 def rgb_to_yuv(rgb: np.ndarray) -> av.VideoFrame:
-    """Convert uint8 (H, W, 3) RGB to `yuv420p`, BT.709, limited range; a side that is odd becomes even."""
+    """Convert uint8 (H, W, 3) RGB to `yuv420p`, BT.709, limited range; odd sides become even."""
     frame = av.VideoFrame.from_ndarray(rgb, format="rgb24")
     return VideoReformatter().reformat(frame, *_even((frame.width, frame.height)), format="yuv420p", **_BT709)
 

@@ -1,4 +1,4 @@
-"""Compute from the boxes of a HEIC file how many pixels its images decode, without decoding.
+"""Compute how many pixels a decoder has to decode for a HEIC file, from its boxes alone.
 
 Phones store an image as a grid of about fifty tiles. The format allows 65,025 tiles, all of them the same one. libheif
 limits the size of the image and of a tile, but not how often it decodes a tile of which nothing is visible: 64 tiles of

@@ -1,4 +1,4 @@
-"""Decode clips in other processes, so that a codec that crashes, never returns or fills the memory ends one call only.
+"""Decode clips in other processes, so that a codec that crashes, never returns or fills the memory fails one call only.
 
 `start_template` switches this on for a process. Without it, the functions decode in the calling process.
 """
@@ -99,19 +99,19 @@ class _DecoderProcess:
     """A decoder process, for one call at a time."""
 
     def __init__(self, template: _Template) -> None:
-        """Start it."""
+        """Start the process."""
         ours, theirs = socket.socketpair()
         self._template = template
         self._mailbox = os.memfd_create("moodreel-decoder")
         with theirs:
             self._pid = template.start(theirs.fileno(), self._mailbox)
         self._connection = Connection(ours.detach())
-        self._waits = False
+        self._awaits_reply = False
 
     @property
     def is_usable(self) -> bool:
-        """Whether it runs and waits for a request: nothing can be read then, not even the end."""
-        return not self._waits and not self._connection.closed and not self._connection.poll(0)
+        """Whether the process runs and waits for a request. Its connection has nothing to read then."""
+        return not self._awaits_reply and not self._connection.closed and not self._connection.poll(0)
 
     def put(self, data: bytes) -> None:
         """Put a file into the mailbox, for the next request."""
@@ -126,24 +126,24 @@ class _DecoderProcess:
 
         Args:
             operation: A method of the decoder process.
-            deadline: Time on the monotonic clock; it may end by itself for `GRACE_SECONDS` more.
+            deadline: Time on the monotonic clock; the process has `GRACE_SECONDS` more to end by itself.
             **arguments: Of the method.
 
         Raises:
-            MoodreelError: As in the decoder process.
-            TimeoutError: It did not reply in time and was ended.
-            MemoryError: The system has ended it, as it does when memory is low.
-            ChildProcessError: It crashed.
+            MoodreelError: The decoder process raised it.
+            TimeoutError: The process did not reply in time and was ended.
+            MemoryError: The system has ended the process, as it does when memory is low.
+            ChildProcessError: The process crashed.
         """
         try:
-            self._waits = True
+            self._awaits_reply = True
             self._connection.send(DecoderRequest(operation, arguments))
             if not self._connection.poll(max(0.0, deadline - clock.monotonic()) + GRACE_SECONDS):
                 self.end()
                 _log.warning("a decoder process was ended: it did not finish %s in time", operation)
                 raise TimeoutError
             reply: Reply = self._connection.recv()
-            self._waits = False
+            self._awaits_reply = False
         except (EOFError, ConnectionError) as error:
             code = self.end()
             reason = signal.Signals(-code).name if code < 0 else f"exit code {code}"
@@ -153,12 +153,12 @@ class _DecoderProcess:
         return reply
 
     def close_video(self) -> None:
-        """Have it free what it holds of a clip."""
+        """Make the process free its clip."""
         if self.is_usable:
             self.request("close_video", clock.monotonic())
 
     def end(self) -> int:
-        """End it, if that has not been done; return its exit code, negative for a signal."""
+        """End the process; return its exit code, negative for a signal, or 0 if `end` was called before."""
         if self._connection.closed:
             return 0
         self._connection.close()
@@ -255,11 +255,11 @@ def _raise_failure(reply: Reply) -> None:
 
 
 _template: _Template | None = None
-"""One for each process, as that of `multiprocessing`'s fork server."""
+"""One for each process, like the fork server of `multiprocessing`."""
 
 
 def start_template() -> None:
-    """Have this process decode in other processes. Call it before it starts any thread."""
+    """Make this process decode in decoder processes. Call it before any thread is started."""
     global _template
     _template = _Template()
 

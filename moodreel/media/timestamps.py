@@ -7,7 +7,7 @@ Faults of phones, browsers and programs that join recordings:
 * Timestamps wrap around, start anew, repeat or are missing.
 
 So a gap that is far longer than the usual one is closed. A frame every ten seconds (time lapse), a screen that stands
-still for some seconds, and a gap for which there is sound are no faults.
+still for some seconds, and a gap for which there is sound are not faults.
 """
 
 import bisect
@@ -24,10 +24,12 @@ MAX_GAP = 15.0
 """Seconds between two frames above which the gap may be a fault. A screen recording may show a still page so long."""
 MAX_GAP_RATIO = 10.0
 """A gap is a fault only if it is this many times as long as the usual one."""
+TIME_SLACK = 0.001
+"""Seconds. Containers round times to a millisecond, so a frame this little early is still on time."""
 _MIN_GAP = 0.0005
 """Seconds between two frames. Less means a missing timestamp: no camera records 2000 frames per second."""
 _MAX_STEP_BACK = 5.0
-"""Usual gaps. A timestamp that lies further before the one expected starts a new count; less is inexact."""
+"""Usual gaps. A timestamp that is further than this before the expected one starts a new count; less is inexact."""
 _MAX_REORDER = 16
 """Frames by which a codec may decode a frame earlier than it is shown (H.264 and HEVC, A.4: the picture buffer)."""
 
@@ -37,15 +39,15 @@ HasSound = Callable[[float, float], bool]
 
 @dataclass(frozen=True, eq=False)
 class FrameTimes:
-    """When the frames of a clip are shown.
+    """The presentation times of the frames of a clip.
 
     Attributes:
         start: Container time of the first frame in seconds; 0 without timestamps.
         duration: Seconds, with the last frame.
-        usual_gap: Seconds between two frames.
+        usual_gap: Usual seconds between two frames.
         count: Number of frames.
-        by_pts: Seconds since the first frame by timestamp (pts), ascending. Empty if the timestamps do not tell the
-            order of the frames; then only decoding does.
+        by_pts: Seconds since the first frame by timestamp (pts), ascending. Empty if the timestamps do not give the
+            order of the frames, which only decoding shows then.
         time_base: Seconds of one tick of a timestamp.
         has_sound: See `HasSound`.
     """
@@ -66,7 +68,7 @@ class FrameTimes:
 
 
 class FrameClock:
-    """Tell the time of one decoded frame after the other."""
+    """Compute the times of decoded frames, one after the other."""
 
     def __init__(self, times: FrameTimes) -> None:
         """Create a clock for frames in the order in which they are shown."""
@@ -128,7 +130,7 @@ def correct_timestamps(
     Args:
         timestamps: Pts of the packets in the order of the file; None where one is missing.
         time_base: Seconds of one tick.
-        fps: Frames per second where timestamps do not tell.
+        fps: Frames per second to assume without timestamps.
         has_sound: See `HasSound`.
     """
     known = sorted({pts for pts in timestamps if pts is not None})

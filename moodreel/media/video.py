@@ -21,7 +21,7 @@ import numpy as np
 from moodreel.errors import VideoTooBig, VideoTooShort
 from moodreel.media.container import typed_errors
 from moodreel.media.frame_conversion import FrameConverter, FrameShape, display_matrix, yuv_planes
-from moodreel.media.timestamps import FrameClock, FrameTimes
+from moodreel.media.timestamps import TIME_SLACK, FrameClock, FrameTimes
 from moodreel.media.video_decoder import MediaSpan, VideoDecoder, VideoLimits, video_corrupt
 
 CACHE_BYTES = 64 * 2**20
@@ -29,10 +29,8 @@ CACHE_BYTES = 64 * 2**20
 _ROUGH_SCALE = 1.5
 """A loop that is smaller than its clip by this factor, or more, is decoded without the loop filter."""
 _LONG_KEY_INTERVAL = 2.5
-"""Seconds between key frames above which copies of all frames cost less than to decode a moment again. So they do if
-the first is the only one."""
-_TIME_SLACK = 0.001
-"""Seconds. Containers round times to a millisecond, so a frame this little early is still on time."""
+"""Seconds between key frames above which caching all frames costs less than decoding a moment again. It also costs less
+if the first frame is the only key frame."""
 
 _TimedFrame = tuple[float, av.VideoFrame, FrameShape]
 """Seconds since the first frame, the decoded frame, and its shape as it is stored."""
@@ -81,7 +79,7 @@ class LoopFrame:
 
 @dataclass(frozen=True)
 class ClipGeometry:
-    """What a reader knows of a clip that it has read to its end.
+    """Duration and size of a clip, which a reader knows once it has read the clip to its end.
 
     Attributes:
         duration: Seconds.
@@ -130,13 +128,13 @@ class VideoReader:
 
     @property
     def geometry(self) -> ClipGeometry:
-        """What is known once `frames` has run to the end of the clip."""
+        """Duration and size; valid once `frames` has run to the end of the clip."""
         return ClipGeometry(self.duration, self.width, self.height)
 
     def restore(self, geometry: ClipGeometry) -> None:
-        """Take over what another reader of the same bytes knows, so that a part can be read without all before it.
+        """Take over the geometry from another reader of the same bytes, so that a part can be read by itself.
 
-        Another width and height are those of `loop_frames` from then on.
+        Width and height may be others: `loop_frames` then makes frames of that size.
         """
         self.duration, self.width, self.height = geometry.duration, geometry.width, geometry.height
 
@@ -174,11 +172,11 @@ class VideoReader:
     ) -> Generator[LoopFrame, None, None]:
         """Read frames of a clip that was read to its end before, to encode them; arguments and errors as in `frames`.
 
-        The last frame up to `stop` is always among them, however soon after another. All have the size of the video,
-        with black borders where a frame has other proportions.
+        The last frame up to `stop` is always included, even if it is closer than `min_interval` to the one before. All
+        have the size of the video, with black borders where a frame has other proportions.
 
         Where frames are made much smaller, H.264 and HEVC are decoded without their loop filters. Measured on 10 s with
-        a single key frame and at the lowest bit rates, the small frames differ by a PSNR of 42 dB or more.
+        a single key frame and at the lowest bit rates, the small frames have a PSNR of 42 dB or more.
         """
         with typed_errors(video_corrupt(), out_of_memory()):
             cached = self._cache if max_side == self._cache_side else None
@@ -203,7 +201,7 @@ class VideoReader:
 
         def choose(times: Iterable[float]) -> list[float]:
             planned = _Sampler(duration, start, min_interval, min_frames)
-            times = [time for time in times if time <= stop + _TIME_SLACK]
+            times = [time for time in times if time <= stop + TIME_SLACK]
             return [time for time in times if planned.take(time)] + (times[-1:] if to_stop else [])
 
         all_needed = min_interval <= 0 and start <= 0 and math.isinf(stop)
@@ -223,7 +221,7 @@ class VideoReader:
         """
 
         def choose(frame_times: list[float]) -> list[float]:
-            shown = {bisect.bisect_right(frame_times, time + _TIME_SLACK) - 1 for time in times}
+            shown = {bisect.bisect_right(frame_times, time + TIME_SLACK) - 1 for time in times}
             return [frame_times[index] for index in shown]
 
         with typed_errors(video_corrupt(), out_of_memory()):
@@ -231,9 +229,9 @@ class VideoReader:
             pending = deque(times)
             last: _TimedFrame | None = None
             for timed in self._decode(0.0, choose):
-                if last and pending and pending[0] < timed[0] - _TIME_SLACK:
+                if last and pending and pending[0] < timed[0] - TIME_SLACK:
                     yield converter.to_frame(last)
-                    while pending and pending[0] < timed[0] - _TIME_SLACK:
+                    while pending and pending[0] < timed[0] - TIME_SLACK:
                         pending.popleft()
                 last = timed
             if last and pending and pending[0] < self.duration:
@@ -266,7 +264,7 @@ class VideoReader:
             frames = self._decoder.frames(seek_to=times.seek_time(start), needed=needed, rough=rough)
             first = next(frames, None)
             # A browser's recording has no index to seek by. What comes then is any frame, or none at all.
-            if first is not None and times.by_pts.get(first.pts or 0, math.inf) <= start + _TIME_SLACK:
+            if first is not None and times.by_pts.get(first.pts or 0, math.inf) <= start + TIME_SLACK:
                 clock = FrameClock(times)
                 for frame in itertools.chain([first], frames):
                     yield clock.time_of(frame.pts), frame, self._shape(frame)
@@ -277,7 +275,7 @@ class VideoReader:
             self._cache = yield from _copy_small(self._timestamped(self._decoder.frames()), self._cache_side)
 
     def _is_cache_cheaper(self) -> bool:
-        """Estimate whether copies of all frames cost less than to decode the moment of a loop again."""
+        """Estimate whether caching all frames costs less than decoding the moment of a loop again."""
         interval = min(_LONG_KEY_INTERVAL, self._decoder.frame_times().duration / 2)
         return not self._decoder.can_skip and self._decoder.key_interval > interval
 
@@ -323,7 +321,7 @@ class VideoReader:
 
 
 def out_of_memory() -> VideoTooBig:
-    """Create the error of a video for which there is not enough memory."""
+    """Create the error for a video that needs more memory than there is."""
     return VideoTooBig("The video needs more memory than there is. Record at a lower size and send it again.")
 
 
@@ -373,7 +371,7 @@ class _Sampler:
 
     def take(self, time: float) -> bool:
         """Return whether to sample the frame at `time`, later than that of the last call."""
-        if time < self._due - _TIME_SLACK:
+        if time < self._due - TIME_SLACK:
             return False
         self._count += 1
         if self.is_short and self._count < self._min_frames:
@@ -388,7 +386,7 @@ class _Sampler:
 def _sample(frames: Iterable[_TimedFrame], sampler: _Sampler, stop: float, *, to_stop: bool) -> Iterator[_TimedFrame]:
     """Yield the sampled frames, and the last of a short clip, or up to `stop`."""
     skipped: _TimedFrame | None = None
-    for timed in itertools.takewhile(lambda timed: timed[0] <= stop + _TIME_SLACK, frames):
+    for timed in itertools.takewhile(lambda timed: timed[0] <= stop + TIME_SLACK, frames):
         if sampler.take(timed[0]):
             skipped = None
             yield timed

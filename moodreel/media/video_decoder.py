@@ -47,12 +47,12 @@ CODECS = {
 """The codecs that are decoded, by FFmpeg's canonical name; a test decodes each, and docs/app.md lists them. All others
 are refused, to keep the attack surface small."""
 _SIZED_BY_CONTAINER = ("msmpeg4v3",)
-"""Codecs whose frames do not tell their size."""
+"""Codecs whose frames do not state their size."""
 _SKIPPING_CODECS = ("h264", "hevc")
 """Codecs whose decoders in FFmpeg skip frames that no other frame refers to, when told to."""
 _ONE_THREAD_PIXELS = 1920 * 1080
-"""Largest frames that one thread decodes in a first pass. More threads cost 8 to 10 % more CPU time, and what they
-would gain is hidden: faces are detected in two other threads meanwhile."""
+"""Largest frames that one thread decodes in a first pass. More threads cost 8 to 10 % more CPU time and gain nothing:
+faces are detected in two other threads meanwhile, which takes longer."""
 _BT601_CODECS = ("vp8", "mjpeg", "gif")
 """Codecs whose YUV is BT.601 whatever the size (RFC 6386, 9.2; JFIF 1.02)."""
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
@@ -107,7 +107,7 @@ class VideoDecoder:
         Args:
             data: Bytes of the file.
             limits: What it may cost.
-            fps: Frame rate to assume where the container has no timing, if a camera may have it.
+            fps: Frame rate to assume where the container has no timing; ignored if no camera has it.
 
         Raises:
             UnsupportedMedia: The first bytes are of no known video format.
@@ -135,9 +135,9 @@ class VideoDecoder:
 
         Args:
             seek_to: Seek to the keyframe before this container time in seconds first.
-            needed: Frames to decode, by their timestamps (pts); None for all. Of the others, those that no needed one
-                refers to are skipped as far as they are known: those up to the next key frame, and where `can_skip`
-                those that no frame refers to. The pixels of the decoded ones are the same either way.
+            needed: Frames to decode, by their timestamps (pts); None for all. Other frames are skipped where it is
+                known that no needed one refers to them: those after the last needed one before a key frame, and where
+                `can_skip` those that no frame refers to. The pixels of the decoded ones are the same either way.
             rough: Whether to skip the loop filter of `_SKIPPING_CODECS`: blocks have visible edges then.
 
         Raises:
@@ -302,7 +302,7 @@ class VideoDecoder:
 
 
 class _StreamColors:
-    """What the container says of the colors of a stream (`colr` of MP4 and MOV, `Colour` of Matroska).
+    """The color properties of a stream by its container (`colr` of MP4 and MOV, `Colour` of Matroska).
 
     The numbers are those of ISO/IEC 23091-2.
     """
@@ -314,7 +314,7 @@ class _StreamColors:
         self._matrix = codec.colorspace
 
     def complete(self, frame: av.VideoFrame) -> None:
-        """Set what a frame does not tell of its colors. As players do, HD without a matrix is taken for BT.709."""
+        """Set the color properties that a frame leaves unspecified. As in players, HD without a matrix is BT.709."""
         for name, value in self._values.items():
             if getattr(frame, name) in _UNSPECIFIED[name] and value not in _UNSPECIFIED[name]:
                 setattr(frame, name, value)
@@ -343,10 +343,10 @@ def _main_stream(container: InputContainer) -> VideoStream:
 
 
 def _plausible_fps(fps: Fraction | float | None) -> float | None:
-    """Return a frame rate that a header or a caller names, if a camera may have it."""
+    """Return a frame rate from a header or a caller; None if no camera has it."""
     return float(fps) if fps and 0.1 <= fps <= 1000 else None
 
 
 def video_corrupt() -> VideoCorrupt:
-    """Create the error of a video in which nothing can be decoded."""
+    """Create the error for a video in which nothing can be decoded."""
     return VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again.")

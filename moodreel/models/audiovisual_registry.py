@@ -23,7 +23,7 @@ Input = TypeVar("Input")
 ARCHITECTURES: dict[str, type[AudioVisualNet]] = {"audio-visual": AudioVisualNet}
 
 FACE_BATCH_SIZE = 8
-"""Faces in one batch of the trunk on a CPU: more are no faster each, and take memory."""
+"""Faces in one batch of the trunk on a CPU. A larger batch is no faster per face, and takes more memory."""
 WINDOW_BATCH_SIZE = 16
 """Windows in one batch of the rest of the network, and of the trunk on a GPU."""
 
@@ -84,7 +84,7 @@ class AudioVisualPredictor:
         return mean
 
     def _logits(self, batch: AudioVisualBatch) -> torch.Tensor:
-        """Compute the logits (B, C); on a CPU two threads share faces and sound, as nothing else is left to do."""
+        """Compute the logits (B, C); on a CPU in two threads, because no other work of the clip is left by now."""
         network, faces = self.network, batch.faces[batch.face_mask]
         logits: torch.Tensor
         if network.device.type != "cpu" or max(len(faces), len(batch)) < 2:
@@ -93,11 +93,11 @@ class AudioVisualPredictor:
         halves = [batch.select(rows) for rows in torch.arange(len(batch)).chunk(2)]
         crops = faces.split(min(FACE_BATCH_SIZE, -(-len(faces) // 2))) if len(faces) else ()
         with ThreadPoolExecutor(2) as pool:
-            heard = pool.map(partial(_infer, network.prepare_audio), halves)
+            prepared = pool.map(partial(_infer, network.prepare_audio), halves)
             encoded = pool.map(partial(_infer, network.encode_faces), crops)
             features = torch.zeros(*batch.face_mask.shape, FEATURE_DIM)
             features[batch.face_mask] = torch.cat([torch.zeros(0, FEATURE_DIM), *encoded])
-        audio = torch.cat(list(heard))
+        audio = torch.cat(list(prepared))
         logits = network.fusion(network.fusion_inputs(features, batch.face_mask, audio, batch.audio_mask))
         return logits
 
@@ -147,5 +147,7 @@ def load_audiovisual_model(path: Path, *, device: str = "cpu", fuse: bool = True
 def validate_audiovisual_card(card: ModelCard) -> ModelCard:
     """Return the card if it is that of an audio-visual model. Raises ModelInvalid."""
     if card.kind != AUDIO_VISUAL:
-        raise ModelInvalid(f"{card.name!r} is no audio-visual model: its model.json needs the kind {AUDIO_VISUAL!r}.")
+        raise ModelInvalid(
+            f"{card.name!r} is not an audio-visual model: its model.json needs the kind {AUDIO_VISUAL!r}."
+        )
     return card

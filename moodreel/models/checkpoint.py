@@ -13,7 +13,7 @@ WRAPPERS = ("state_dict", "model_state_dict")
 """Keys under which training scripts store the weights beside other state."""
 
 PREFIX = "module."
-"""What `torch.nn.DataParallel` prepends to every key."""
+"""Prefix that `torch.nn.DataParallel` adds to every key."""
 
 
 def read_weights(path: Path) -> dict[str, torch.Tensor]:

@@ -16,7 +16,7 @@ EMOTIMESH = "emotimesh"
 FACE, TEXT, AUDIO_VISUAL = "face", "text", "audio-visual"
 KINDS = (FACE, TEXT, AUDIO_VISUAL)
 MODALITIES = ("video", "audio")
-"""What a model of the kind `AUDIO_VISUAL` may read."""
+"""Modalities that a model of the kind `AUDIO_VISUAL` may read."""
 
 DIARY, BALANCED = "diary", "balanced"
 PRIORS = (DIARY, BALANCED)
@@ -135,7 +135,7 @@ def read_card(path: Path, **defaults: object) -> ModelCard:
 
 
 def _read_priors(values: object) -> object:
-    """Return the calibrations of a JSON object, None for a missing number; anything else as it is, to be refused."""
+    """Return the calibrations of a JSON object, None for a missing number. `validate_card` rejects anything else."""
     if not isinstance(values, dict) or not all(isinstance(value, dict) for value in values.values()):
         return values
     names = Prior.__dataclass_fields__

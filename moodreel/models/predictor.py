@@ -125,7 +125,7 @@ class FacePredictor:
             return [self._to_prediction(track, output) for track, output in zip(tracks, outputs, strict=True)]
 
     def embed_faces(self, faces: Sequence[FaceFeatures]) -> list[torch.Tensor]:
-        """Compute what `classify_windows` needs of each face of live video, once a face."""
+        """Compute the embedding of each face of live video, for `classify_windows`."""
         if not faces:
             return []
         with torch.inference_mode():

@@ -25,7 +25,7 @@ from moodreel.timing import stage
 logger = logging.getLogger(__name__)
 
 MAX_CHOSEN_MODELS = 3
-"""Models beside the default that stay loaded; another one replaces the one that was least recently used."""
+"""Models besides the default that stay loaded; a further one replaces the least recently used one."""
 CARD_FILE = "model.json"
 WEIGHTS_FILE = "weights.safetensors"
 

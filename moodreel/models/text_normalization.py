@@ -49,7 +49,7 @@ def _name(found: str) -> str:
 
 
 def _flags_or_letters(indicators: str) -> str:
-    """Keep regional indicators where all pairs are flags; return letters otherwise, as of "🇭🇦🇹🇪"."""
+    """Keep regional indicators if all pairs are flags; return letters otherwise, as for "🇭🇦🇹🇪"."""
     pairs = [indicators[start : start + 2] for start in range(0, len(indicators), 2)]
     return indicators if all(map(emoji.is_emoji, pairs)) else indicators.translate(_REGIONAL_LETTERS)
 
@@ -69,9 +69,9 @@ _PLAIN: dict[int, str] = {
     **dict.fromkeys(map(ord, "\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0\ufffc"), " "),
     **dict.fromkeys(map(ord, "\v\f\x1c\x1d\x1e\x1f\x85"), "\n"),
 }
-"""What NFKC leaves or changes otherwise: skin tones, letters in boxes, small capitals, apostrophes, letters and
-signs without a picture (fillers of Korean and Khmer, empty Braille, the place of a picture in a note of iOS), and line
-breaks that tokenizers delete, such as that of Word (Shift+Enter)."""
+"""Replacements of characters that NFKC leaves, or replaces by others: skin tones, letters in boxes, small capitals,
+apostrophes, characters without a glyph (fillers of Korean and Khmer, empty Braille, the placeholder of a picture in a
+note of iOS), and line breaks that tokenizers delete, such as that of Word (Shift+Enter)."""
 
 _MARKS = "[\ufe00-\ufe0f\u0300-\u036f\u0488\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]"
 """Combining marks of no one script. Accents become one character with their letter by NFKC, and remain."""

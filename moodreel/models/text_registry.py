@@ -24,7 +24,7 @@ ARCHITECTURES: dict[str, type[TextClassifier]] = {"minilm": MiniLM}
 TOKENIZER_FILE = "tokenizer.json"
 
 BATCH_SIZE = 16
-"""Windows in one batch: more are no faster each, and all of a batch are padded to its longest."""
+"""Windows in one batch. A larger batch is no faster per window, and all of its windows are padded to the longest."""
 
 
 class TextPredictor:
@@ -159,7 +159,7 @@ def validate_text_card(card: ModelCard) -> ModelCard:
     """Return the card if it is that of a text model. Raises ModelInvalid."""
     if card.kind != TEXT or set(card.labels) != set(EKMAN):
         raise ModelInvalid(
-            f"{card.name!r} is no model for texts: its model.json needs the kind {TEXT!r} and the labels "
+            f"{card.name!r} is not a model for texts: its model.json needs the kind {TEXT!r} and the labels "
             f"{', '.join(EKMAN)}."
         )
     return card

@@ -1,4 +1,4 @@
-"""Recall the analysis of the same bytes: its numbers only, never pixels."""
+"""Cache the analysis of a file: its numbers only, never pixels."""
 
 import hashlib
 import json
@@ -16,17 +16,17 @@ _NOT_STORED = ("model", "timings", "boomerang")
 
 
 class AnalysisCache(Protocol):
-    """Where analyses are kept as text. Neither method raises: a cache that fails is one that is empty."""
+    """A store of analyses as text. Neither method raises: a failed look-up is a miss."""
 
     def get(self, key: str) -> str | None:
-        """Return the text that was kept with this key, if it still is."""
+        """Return the text that is stored under a key; None if there is none."""
 
     def put(self, key: str, text: str) -> None:
-        """Keep a text."""
+        """Store a text."""
 
 
 def analysis_key(data: bytes, model: ModelInfo, fps: float | None) -> str:
-    """Return the key of an analysis: SHA-256 over the bytes and all that its numbers depend on but settings.
+    """Return the key of an analysis: a SHA-256 of all that its numbers depend on, except settings.
 
     Args:
         data: the video file.

@@ -67,7 +67,7 @@ class AudioVisualResult:
         faces: the largest number of people in one of them.
         model: the model that answered.
         mock: whether the answer is made up, for testing clients.
-        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
+        timings: milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
     """
 
     labels: tuple[str, ...]

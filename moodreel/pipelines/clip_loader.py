@@ -2,10 +2,10 @@
 
 `media.audio` decodes all of the audio. `people_extractor` finds the people in the frames of the windows, and
 `main_face` selects one of them. `_align_timelines` places video and audio on the clock of the file, so that a voice
-goes with its face also if one of the two starts later or lasts longer.
+matches its face even if one of the two starts later or lasts longer.
 
-A clip yields what it has: damaged audio does not affect the video, and the other way round. A limit on either fails the
-whole clip, and a clip with neither a face nor audio is an error.
+A clip yields what it has: damaged audio does not affect the video, nor damaged video the audio. If either exceeds a
+limit, the whole clip fails. A clip with neither a face nor audio is an error.
 """
 
 import bisect
@@ -35,6 +35,7 @@ from moodreel.media.audio import AudioClip, AudioLimits
 from moodreel.media.container import audio_demuxer, video_demuxer
 from moodreel.media.isolated import decode_audio, open_video
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
+from moodreel.media.timestamps import TIME_SLACK
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
 from moodreel.models.model_card import MODALITIES
 from moodreel.models.networks.audiovisual import AudioVisualBatch
@@ -59,8 +60,6 @@ NOT_REQUESTED = "not_read"
 
 MEL_STEPS = 1 + round(clip_sampler.SECONDS * audio.SAMPLE_RATE) // HOP_LENGTH
 """Time steps of the spectrogram of one window."""
-_TIME_SLACK = 0.001
-"""Seconds: containers round times to a millisecond."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +74,7 @@ class LoadedClip:
         faces: the largest number of people in one of them.
         missing: for each modality that no window has, why: `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED` or
             `NOT_REQUESTED`.
-        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
+        timings: milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
     """
 
     batch: AudioVisualBatch
@@ -232,7 +231,7 @@ class _FrameCrops:
 
     def at(self, time: float) -> np.ndarray | None:
         """Return the crop of the frame that is shown at `time`; None without a face or a frame."""
-        index = bisect.bisect_right(self.times, time + _TIME_SLACK) - 1
+        index = bisect.bisect_right(self.times, time + TIME_SLACK) - 1
         return self.crops[index] if index >= 0 and time < self.duration else None
 
 

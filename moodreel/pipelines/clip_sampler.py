@@ -42,7 +42,7 @@ def frame_times(start: float, seconds: float) -> tuple[float, ...]:
 
 @dataclass(frozen=True)
 class ClipTimeline:
-    """How the video and the audio of a clip lie on a common clock.
+    """The positions of the video and the audio of a clip on a common clock.
 
     Attributes:
         seconds: duration of the clip, from the earlier start of the two to the later end.

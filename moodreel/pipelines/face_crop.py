@@ -87,10 +87,10 @@ class FaceCrop:
         Returns:
             float (T, 2), x and y of the center in pixels of the frames; None without a face.
         """
-        # What the face does before and after the loop, perhaps in another shot, is not looked at.
-        faces = [face for face in self.faces if times[0] <= face[0] <= times[-1]]
         if not self.faces:
             return None
+        # The face before and after the loop is ignored: it may be in another shot.
+        faces = [face for face in self.faces if times[0] <= face[0] <= times[-1]]
         faces = faces or [min(self.faces, key=lambda face: abs(face[0] - times[0]))]
         moments = np.array([time for time, _ in faces])
         middles = scale * np.array([(x + w / 2, y + h / 2) for _, (x, y, w, h) in faces])

@@ -1,4 +1,4 @@
-"""Convert face boxes between relative and pixel coordinates, and between an image and the image turned."""
+"""Convert face boxes between relative and pixel coordinates, and between an image and a turned copy of it."""
 
 from moodreel.media.scaling import letterbox_scale
 
@@ -15,7 +15,7 @@ def to_pixel_box(box: tuple[float, float, float, float], width: int, height: int
 def to_letterboxed_box(
     box: tuple[float, float, float, float], size: tuple[int, int], canvas: tuple[int, int]
 ) -> PixelBox:
-    """Convert a box relative to a frame into whole pixels of the video in whose middle the frame is shown.
+    """Convert a box relative to a frame into whole pixels of a video in which the frame is letterboxed.
 
     Args:
         box: x, y, width, height, relative to the frame.
@@ -42,7 +42,7 @@ def from_letterboxed_box(box: PixelBox, canvas: tuple[int, int], size: tuple[int
 
 
 def turn_box(box: tuple[float, float, float, float], quarter_turns: int) -> tuple[float, float, float, float]:
-    """Convert a box relative to an image that was turned into one relative to the image as it was.
+    """Convert a box relative to a turned image into one relative to the original image.
 
     Args:
         box: x, y, width, height, relative to the turned image.

@@ -3,8 +3,8 @@
 Stages: `media.image` decodes it; `faces.tiled_detection` finds the faces, small ones too, in the worker threads;
 `faces.portrait` drops those of animals and things; `models` classifies all faces of all images of a call in one batch;
 `faces.quality` assesses whether an answer can be relied on. An image that shows people only when it is turned by 90 or
-180 degrees is read so. The images of a batch are decoded one after the other, and only the features of their faces are
-kept: a batch takes no more memory than its largest image.
+180 degrees is analyzed turned. The images of a batch are decoded one after the other, and only the features of their
+faces are kept: a batch takes no more memory than its largest image.
 """
 
 import logging
@@ -41,9 +41,9 @@ BATCH_SECONDS = 15.0
 """Time after which no further image of a batch is started. Less than other callers wait for a slot."""
 
 QUARTER_TURNS = 0, 2, 1, 3
-"""Quarter turns, counter-clockwise, of the image, in which people are searched for until one is upright."""
+"""Quarter turns, counter-clockwise, at which an image is searched, in this order, until a person is upright."""
 MAX_UPRIGHT_ROLL = 45.0
-"""Degrees to either side. Landmarks of faces that lie are less exact."""
+"""Roll in degrees, to either side, up to which a face is upright. Landmarks of lying faces are less accurate."""
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ class ImagePipeline:
         )
 
     def _find_people(self, decoded: DecodedImage, crop_kind: CropKind) -> tuple[_Person, ...]:
-        """Find the people in an image. If none is upright, search it turned where a small copy shows one."""
+        """Find the people in an image. If none is upright, search it turned as well, if a small copy shows one then."""
         lying: tuple[_Person, ...] = ()
         for turns in QUARTER_TURNS:
             if turns and not self._shows_person(decoded, turns):
@@ -277,10 +277,10 @@ class ImagePipeline:
     def _observe_person(
         self, rgb: np.ndarray, decoded: DecodedImage, turns: int, crop_kind: CropKind, face: Face
     ) -> _Person | None:
-        """Return the box in the image and the observation of a face in the image turned; None if it is no person's."""
+        """Observe a face of a turned image. Returns its box in the original and the observation; None for no person."""
         box = to_pixel_box(turn_box(face.box, turns), decoded.width, decoded.height)
         observation = observe_face(rgb, face, crop_kind)
-        # The lower threshold for poor faces is not for images turned: three more looks would find more false faces.
+        # Turned images do not get the lower threshold for poor faces: three more searches would find more false faces.
         clear = turns != 0 or is_clear([observation], [max(box[2:])])
         person = is_person(self._engine.landmarker.detector, [crop_portrait(rgb, face)], clear=clear)
         return (box, observation) if person else None

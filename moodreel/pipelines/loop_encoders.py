@@ -38,7 +38,7 @@ class EncodedLoop:
 
 @dataclass(frozen=True)
 class _GifStep:
-    """How a GIF is made smaller.
+    """The settings of one of the steps to a smaller GIF.
 
     Attributes:
         size: of the picture, 1 for what was requested.
@@ -137,7 +137,7 @@ def encode_webp(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds
 
 
 def encode_gif(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:
-    """Encode by the first of `_GIF_STEPS` that makes the file small enough beside its MP4."""
+    """Encode by the first of `_GIF_STEPS` that makes the file small enough, compared with its MP4."""
     limit = _GIF_RATIO * len(encode_mp4(pictures, order, seconds).data)
     images = _to_rgb(pictures)
     best = _FIRST_GIF_STEP

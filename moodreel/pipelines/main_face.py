@@ -12,7 +12,7 @@ def main_face_crops(video: ExtractedVideo) -> list[np.ndarray | None]:
     """Return the crop of the main face in each frame, see `FaceFeatures.crop`; None where it is not visible.
 
     The sampled windows of a long clip may be further apart than a track lasts. After such a gap the main face is
-    selected anew.
+    selected again.
     """
     crops: list[np.ndarray | None] = [None] * len(video.frames)
     for segment in _segments([frame.time for frame in video.frames]):

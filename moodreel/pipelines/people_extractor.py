@@ -1,8 +1,8 @@
 """Extract the people in a video: sample its frames, find the faces in them, and link the faces into tracks.
 
-Landmarks take most of the time, and change little from frame to frame. Where color crops are requested, which the eyes
-alone align, `LANDMARK_STEP` says how many frames get them; so does each face that is new. Between those frames pose and
-blendshapes are interpolated.
+Landmarks take most of the time, and change little from frame to frame. Color crops are aligned by the eyes alone. For
+these, only one frame of `LANDMARK_STEP`, and each frame with a new face, gets landmarks; pose and blendshapes are
+interpolated in between.
 """
 
 from collections.abc import Callable, Sequence
@@ -29,12 +29,12 @@ SHORT_CLIP_FRAMES = 12
 expression builds up in half a second, and the last frame often shows it best."""
 
 LANDMARK_STEP = 4
-"""One frame of so many gets landmarks for color crops. With 4, 105 of 105 clips have the label that they have with
+"""For color crops, one frame of this many gets landmarks. With 4, 105 of 105 clips have the label that they have with
 landmarks in each frame; with 5, 104."""
 
 
 def landmark_step(crop_kind: CropKind) -> int:
-    """Return one frame of how many gets landmarks for models of a kind of crop: the others' need them in each."""
+    """Return the step from one frame with landmarks to the next: kinds of crop other than color need them in each."""
     return LANDMARK_STEP if crop_kind is CropKind.COLOR else 1
 
 
@@ -97,7 +97,7 @@ class PeopleExtractor:
     ) -> ExtractedVideo:
         """Extract the sampled frames and the tracks of people.
 
-        A video that shows people only when it is turned by 180 degrees is read so.
+        A video that shows people only when it is turned by 180 degrees is analyzed turned.
 
         Args:
             reader: of the video.
@@ -168,20 +168,20 @@ class PeopleExtractor:
         ]
 
     def _select_people(self, linker: "_FaceLinker") -> dict[int, Track]:
-        """Return the tracks of people who are in more than one stray frame."""
+        """Return the tracks that are of people, without those that are too short."""
         people = join_tracks(
             {
-                number: track
-                for number, track in linker.tracks.items()
+                track_id: track
+                for track_id, track in linker.tracks.items()
                 if self._is_person(
                     [observation for _, observation in track.values()],
                     [max(box[2:]) for box, _ in track.values()],
-                    linker.portraits[number].portraits,
+                    linker.portraits[track_id].portraits,
                 )
             }
         )
-        enough = max(1.0, min(2.0, MIN_FACE_COVERAGE * len(linker.frames)))
-        return {number: track for number, track in people.items() if len(track) >= enough}
+        min_length = max(1.0, min(2.0, MIN_FACE_COVERAGE * len(linker.frames)))
+        return {track_id: track for track_id, track in people.items() if len(track) >= min_length}
 
     def _is_person(
         self, observations: Sequence[FaceObservation], sizes: Sequence[float], portraits: Sequence[np.ndarray]
@@ -202,22 +202,22 @@ class _FaceLinker:
         self._relative: list[dict[int, Box]] = []  # boxes of each frame, relative to it, by track
 
     def add(self, frame: Frame, gray: np.ndarray, faces: list[_DetectedFace]) -> None:
-        """Add the next frame. A face without landmarks that starts a track is one only if it has some."""
+        """Add the next frame. If a face without landmarks would start a track, detect the faces with landmarks."""
         self._side = self._side or max(frame.size)
         boxes = self._scale_boxes(faces, frame.size)
         complete = all(face.observation.features.has_landmarks for face in faces)
         if not complete and not self._tracker.continues(frame.time, boxes):
             faces = self._detect(frame)
             boxes = self._scale_boxes(faces, frame.size)
-        numbers = self._tracker.update(frame.time, boxes)
-        for number, box, face in zip(numbers, boxes, faces, strict=True):
-            self.tracks.setdefault(number, {})[len(self.frames)] = (box, face.observation)
-            self.portraits.setdefault(number, PortraitSample()).add(face.portrait)
-        self._relative.append({number: face.box for number, face in zip(numbers, faces, strict=True)})
+        track_ids = self._tracker.update(frame.time, boxes)
+        for track_id, box, face in zip(track_ids, boxes, faces, strict=True):
+            self.tracks.setdefault(track_id, {})[len(self.frames)] = (box, face.observation)
+            self.portraits.setdefault(track_id, PortraitSample()).add(face.portrait)
+        self._relative.append({track_id: face.box for track_id, face in zip(track_ids, faces, strict=True)})
         self.frames.append(ExtractedFrame(frame.time, gray, frame.size))
 
     def complete_tracks(self) -> None:
-        """Convert the boxes, and complete faces without landmarks by the others, once all frames are added."""
+        """Once all frames are added, convert the boxes, and interpolate what faces without landmarks lack."""
         self._convert_boxes()
         for track in self.tracks.values():
             times = [self.frames[index].time for index in track]
@@ -226,8 +226,8 @@ class _FaceLinker:
             track.update(zip(track, zip(boxes, observations, strict=True), strict=True))
 
     def _scale_boxes(self, faces: Sequence[_DetectedFace], size: tuple[int, int]) -> list[PixelBox]:
-        # Of frames of several sizes, all are tracked at one length of the longer side: a phone that is turned, or a
-        # network that gets faster, does not change how large a face is then.
+        # Frames of several sizes are tracked at one length of the longer side, so that the size of a face stays the
+        # same when a phone is turned or a network gets faster.
         scale = self._side / max(size)
         return [to_pixel_box(face.box, round(scale * size[0]), round(scale * size[1])) for face in faces]
 
@@ -236,16 +236,16 @@ class _FaceLinker:
         canvas = self._reader.width, self._reader.height
         if all(frame.size == canvas for frame in self.frames):
             return
-        for number, track in self.tracks.items():
+        for track_id, track in self.tracks.items():
             for index, (_, observation) in track.items():
-                box = to_letterboxed_box(self._relative[index][number], self.frames[index].size, canvas)
+                box = to_letterboxed_box(self._relative[index][track_id], self.frames[index].size, canvas)
                 track[index] = box, observation
 
 
 def _fit_boxes(track: Track, width: int, height: int) -> list[PixelBox]:
-    """Move the edges of boxes without landmarks to where those with landmarks have them in the frames beside them.
+    """Shift the edges of boxes without landmarks by their median error, measured at neighboring boxes with landmarks.
 
-    The detector estimates the edges for an average face: those of one person are all off by the same few percent.
+    The detector estimates the edges for an average face, so those of one person are all off by the same few percent.
 
     Args:
         track: of one person, before or after interpolation.
@@ -264,6 +264,6 @@ def _fit_boxes(track: Track, width: int, height: int) -> list[PixelBox]:
 
 
 def _small_gray(frame: Frame) -> np.ndarray:
-    # Every fourth pixel of each axis does: an average over all of them takes as long as three faces.
+    # Every fourth pixel along each axis is enough: averaging all of them takes as long as processing three faces.
     small = cv2.resize(frame.rgb[::4, ::4], (24, 24), interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(small, cv2.COLOR_RGB2GRAY).astype(np.float32)

@@ -224,7 +224,7 @@ class TextPipeline:
         Args:
             texts: the texts.
             predictor: the model.
-            work: measures when the model works.
+            work: measures the time of the model.
 
         Returns:
             For each text, probabilities (W, 7) of its windows, or None if it was not finished.

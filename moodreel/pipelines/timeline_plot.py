@@ -11,16 +11,16 @@ from moodreel.pipelines.video_result import VideoResult
 MIN_PLOT_SECONDS = 0.04
 """Length of the time axis for a video of one frame."""
 _MAX_GAP_RATIO = 1.5
-"""Between two points further apart than so many usual gaps the face was not found, unless it always was."""
+"""Usual gaps between two points above which the face was not found in between, unless it was found in all frames."""
 
 
 def plot_timeline(result: VideoResult, path: Path, *, title: str) -> None:
-    """Plot the probabilities of the main face over time, stacked, and mark the peak. Where it is not found, nothing is.
+    """Plot the probabilities of the main face over time, stacked, and mark the peak. The plot is empty without a face.
 
     Args:
         result: the result of a video.
         path: the file to write. Its suffix (`.png`, `.svg`, `.pdf`) is the format.
-        title: written above the plot, as it is: a `$` begins no formula.
+        title: written above the plot literally: a `$` begins no formula.
     """
     points = [point for point in result.timeline if point.track == result.track]
     times = [point.time for point in points]

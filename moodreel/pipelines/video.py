@@ -4,7 +4,7 @@ Stages: `media.video` decodes the video once and samples frames by time; `people
 frames are decoded, and links them into tracks; `models` classifies all tracks in one batch; `faces.quality` assesses
 whether the answer is reliable. A thumbnail takes the same stages and then `boomerang`. The frames of a short video
 are cached small for it; those of a long one would take hundreds of megabytes, so it decodes them again. The numbers of
-an analysis, never pixels, may be kept and recalled (`analysis_cache`): a thumbnail then decodes its own moment only.
+an analysis, never pixels, may be cached (`analysis_cache`): a thumbnail then decodes its own moment only.
 """
 
 import itertools
@@ -41,9 +41,9 @@ from moodreel.pipelines.video_result import ThumbnailResult, TimelinePoint, Vide
 from moodreel.timing import stage
 
 _NOT_RUN = {"decode": 0.0, "faces": 0.0, "model": 0.0}
-"""Milliseconds by stage of an analysis that was recalled."""
+"""Milliseconds by stage of an analysis from the cache."""
 _SAME_PROPORTIONS = 0.02
-"""Sizes whose proportions differ by less, as those of one call do by whole pixels, need no borders."""
+"""Relative difference of proportions below which no borders are needed. Whole pixels alone make a small one."""
 
 
 class VideoPipeline:
@@ -63,7 +63,7 @@ class VideoPipeline:
             engine: the models, threads and slots of this process.
             limits: what one video may cost.
             sample_rate: see `PeopleExtractor`.
-            cache: where the numbers of analyses are kept, so that none is made twice; None keeps none. All pipelines
+            cache: stores the numbers of analyses, so that no file is analyzed twice; None for no cache. All pipelines
                 that share it need the same limits, sample rate and prior.
         """
         self._engine = engine
@@ -115,7 +115,7 @@ class VideoPipeline:
         model: str | None = None,
         fps: float | None = None,
     ) -> ThumbnailResult:
-        """Make a boomerang of the moment that shows the emotion best, or without a face of the one with most motion.
+        """Make a boomerang of the moment that shows the emotion best; without a face, of the one with most motion.
 
         Args:
             data: the video file.
@@ -158,7 +158,7 @@ class VideoPipeline:
         needs_face: bool = False,
         progress: Callable[[float], None] | None = None,
     ) -> tuple[VideoAnalysis, BoomerangClip | None]:
-        """Analyze a video, or recall its analysis, and make the loop of its best moment.
+        """Analyze a video, or take its analysis from the cache, and make the loop of its best moment.
 
         Args:
             data: see `predict`.
@@ -267,10 +267,10 @@ def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) 
 
 
 def _main_track(tracks: dict[int, Track]) -> int:
-    """Return the number of the face that is largest over time. Raises NoFace."""
+    """Return the track id of the face that is largest over time. Raises NoFace."""
     if not tracks:
         raise NoFace(NO_FACE_IN_VIDEO)
-    return max(tracks, key=lambda number: total_area(tracks[number]))
+    return max(tracks, key=lambda track_id: total_area(tracks[track_id]))
 
 
 def _by_frame(track: Track, frame_count: int) -> list[FaceObservation | None]:
@@ -299,16 +299,16 @@ def _timeline(
     video: ExtractedVideo, predictions: dict[int, TrackPrediction], labels: Sequence[str]
 ) -> Iterator[TimelinePoint]:
     for index, frame in enumerate(video.frames):
-        for number, track in video.tracks.items():
+        for track_id, track in video.tracks.items():
             if index in track:
-                probabilities = predictions[number].per_frame[index]
+                probabilities = predictions[track_id].per_frame[index]
                 yield TimelinePoint(
                     time=frame.time,
                     emotion=labels[int(probabilities.argmax())],
                     probabilities=label_probabilities(labels, probabilities),
-                    weight=float(predictions[number].weights[index]),
+                    weight=float(predictions[track_id].weights[index]),
                     box=track[index][0],
-                    track=number,
+                    track=track_id,
                 )
 
 

@@ -1,4 +1,4 @@
-"""What `VideoPipeline` answers."""
+"""Define the results of `VideoPipeline`."""
 
 from dataclasses import dataclass
 
@@ -20,7 +20,7 @@ class TimelinePoint:
         probabilities: probability of each label, adding up to 1.
         weight: share of this frame in the face's answer over the whole video, 0 to 1. They add up to 1 for each face.
         box: x, y, width, height in pixels of the upright video.
-        track: number of the face.
+        track: id of the face.
     """
 
     time: float
@@ -48,9 +48,9 @@ class VideoResult:
         width: pixels of the upright video.
         height: pixels of the upright video.
         timeline: one point for each face and sampled frame, in the order of time.
-        track: number of the main face in the timeline.
+        track: track of the main face in the timeline.
         model: the model that answered.
-        timings: milliseconds by stage. `faces` runs beside `decode`, so the two overlap.
+        timings: milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
         explanation: the facial actions that weighed most, if they were requested.
         boomerang: the loop of the best moment, if it was requested.
     """
@@ -107,7 +107,7 @@ class ThumbnailResult:
 
 @dataclass(frozen=True)
 class VideoAnalysis:
-    """Where the best moment of a video is, and what the main face shows.
+    """The best moment of a video, and the result for its main face.
 
     Attributes:
         prediction: for the main face; None without one.

@@ -1,7 +1,7 @@
 """Keep the numbers of recent analyses in a SQLite file, for minutes and for all processes of one machine.
 
 It holds no picture and no sound: a value is text that a pipeline made of numbers, and its key is a hash, from which the
-file that was analyzed cannot be made again.
+analyzed file cannot be reconstructed.
 """
 
 import time
@@ -39,7 +39,7 @@ class AnalysisStore:
         Args:
             path: the SQLite file; it and its folder are created as needed.
             seconds: how long an analysis is kept.
-            clock: seconds that all processes share, and that no change of the time of day moves.
+            clock: monotonic time in seconds, the same in all processes.
 
         Raises:
             AnalysisStoreError: the file cannot be opened.

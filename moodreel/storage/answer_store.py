@@ -1,6 +1,6 @@
 """Keep the answers to calls with an Idempotency-Key in a SQLite file, for minutes and for all processes of one machine.
 
-An answer may hold a loop of a video: the file belongs into memory (/dev/shm), and deleted rows are overwritten.
+An answer may hold a loop of a video: keep the file in memory (/dev/shm). Deleted rows are overwritten.
 
 Source: draft-ietf-httpapi-idempotency-key-header-07.
 """
@@ -84,7 +84,7 @@ class AnswerStore:
             path: the SQLite file; it and its folder are created as needed.
             seconds: how long an answer is kept.
             call_seconds: how long a call takes at most; one without an answer after that has died.
-            clock: seconds that all processes share, and that no change of the time of day moves.
+            clock: monotonic time in seconds, the same in all processes.
 
         Raises:
             AnswerStoreError: the file cannot be opened.
@@ -165,7 +165,7 @@ class AnswerStore:
             self._prune_later()
 
     def _has_died(self, worker: str | None) -> bool:
-        """Return whether a process is known to have ended; nothing is known of those of another container."""
+        """Return whether a process is known to have ended. Of a process in another container, this is unknown."""
         if worker is None or self._worker is None:
             return False
         namespace, pid, _ = worker.split()
@@ -173,14 +173,14 @@ class AnswerStore:
 
     def _delete_old(self, db: Database) -> None:
         now = self._clock()
-        # Those of a later time are from before a restart of the machine.
+        # Rows with a later time are from before a restart of the machine.
         db.execute(
             "delete from answers where created not between case when status is null then ? else ? end and ?",
             [now - self._call_seconds, now - self._seconds, now],
         )
 
     def _prune_later(self) -> None:
-        """Prune when the newest answer is too old, with no call after it needed. One timer a process is enough."""
+        """Start a timer that prunes once the newest answer is too old, even without a further call."""
         with self._lock:
             if self._timer is None:
                 self._timer = threading.Timer(self._seconds + 1, self._prune_now)

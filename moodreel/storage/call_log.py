@@ -73,7 +73,7 @@ A new column also needs: a migration below, a field of `CallOutcome`, an entry i
 SERVING_BUSY_SECONDS = 0.5
 """How long a call waits for other writers of the log, or for its server."""
 FOLLOW_OVERLAP = 1000
-"""Ids below the highest that `follow` looks at again."""
+"""How far below the highest known id `follow` looks for new rows."""
 
 _FIRST_EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction")
 """The filters that the first version of the table had."""
@@ -86,7 +86,7 @@ class CallLogError(StorageError):
 
 @dataclass(frozen=True)
 class CallOutcome:
-    """How a call ended.
+    """The outcome of a call.
 
     Attributes:
         status_code: HTTP status.
@@ -102,7 +102,7 @@ class CallOutcome:
         model: name of the model.
         timings: milliseconds by stage.
         modalities: what the prediction is based on, "video", "audio" or "video,audio"; None for images and texts.
-        job: id of the job that the call was made, or that it is a run of.
+        job: id of the job that the call created, or of which it is a run.
     """
 
     status_code: int
@@ -130,8 +130,8 @@ class Call:
 
     Attributes:
         row: its columns; those of the outcome are None until it ends.
-        key: tells it from all other calls.
-        id: of its row; None before it is written.
+        key: unique among all calls.
+        id: id of its row; None before it is written.
     """
 
     row: Row
@@ -164,7 +164,7 @@ class Call:
 
     @property
     def is_job_run(self) -> bool:
-        """Whether it is a run of a job, and not the call that was made the job."""
+        """Whether it is a run of a job, and not the call that created the job."""
         return self.row["job"] is not None and self.row["status_code"] != HTTPStatus.ACCEPTED
 
     def identify(self, caller: str) -> None:
@@ -260,7 +260,7 @@ def m006_key(db: Connection) -> None:
 
 
 def m007_job(db: Connection) -> None:
-    """Add the job that a call was made, or that it is a run of."""
+    """Add the job that a call created, or of which it is a run."""
     db.execute("alter table calls add column job text")
     _create_index(db, "job")
 
@@ -338,7 +338,7 @@ class CallLog:
                 return
 
     def follow(self, filters: CallFilters | None = None, *, interval_seconds: float = 1.0) -> Iterator[Row]:
-        """Yield matching calls as they end, from now on, for ever. Raises CallLogError."""
+        """Yield matching calls as they end, from now on, forever. Raises CallLogError."""
         sql, arguments = _query(filters or CallFilters())
         with self._database.read(QUERY_SECONDS) as db:
             [(first,)] = db.execute("select coalesce(max(id), 0) from calls").fetchall()
@@ -366,13 +366,14 @@ class CallLog:
     ) -> tuple[int, datetime | None]:
         """Count a caller's calls, without those rejected by the rate limit, and without runs of jobs.
 
-        Returns also the time of the first.
-
         Args:
             caller: id of the caller.
             since: count calls from this time on.
-            until: and up to this time.
+            until: count calls up to this time.
             max_id: count no later call, so that of simultaneous calls the first ones pass.
+
+        Returns:
+            The number of calls, and the time of the first.
 
         Raises:
             CallLogError: the log cannot be read.

@@ -16,7 +16,7 @@ def back_up(path: Path, target: Path) -> int:
 
 
 def restore(source: Path, path: Path) -> int:
-    """Replace what is in the log by a backup. Returns the number of calls in it. Raises CallLogError.
+    """Replace the content of the log by a backup. Returns the number of calls in it. Raises CallLogError.
 
     The backup is checked first, and migrated in the log afterwards.
     """
@@ -35,7 +35,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _check(path: Path) -> int:
-    """Return the number of calls in a log. Raises CallLogError if it is missing, damaged, or no call log."""
+    """Return the number of calls in a log. Raises CallLogError if it is missing, damaged, or not a call log."""
     if not path.exists():
         raise CallLogError(f"There is no file {path}.")
     try:
@@ -43,7 +43,7 @@ def _check(path: Path) -> int:
             problems = [row[0] for row in db.execute("pragma integrity_check")]
             [(count,)] = db.execute("select count(*) from calls")
     except sqlite3.Error as error:
-        raise CallLogError(f"{path} is no usable call log: {error}.") from error
+        raise CallLogError(f"{path} is not a usable call log: {error}.") from error
     if problems != ["ok"]:
         raise CallLogError(f"{path} is damaged: {problems[0]}.")
     return int(count)

@@ -1,10 +1,10 @@
-"""What the stores need of a database, and how they read its tables in pages.
+"""Define the interface of a database to the stores, and read its tables in pages.
 
 `moodreel.storage.sqlite` and `moodreel.storage.postgresql` are the two databases; `moodreel.storage.connect` opens one.
 The stores write one SQL for both, with named arguments (`:name`): upserts and `returning` are the same, JSON is kept as
 text, and a time is kept as text that sorts.
 
-Pages are cut by key (`timestamp`, `id`) and not by offset: new rows neither repeat nor hide a row. Each filter has an
+Pagination is by key (`timestamp`, `id`) and not by offset: new rows neither repeat nor hide a row. Each filter has an
 index that ends in `timestamp`, so no query of one filter has to sort.
 """
 
@@ -155,7 +155,7 @@ class Database(ABC):
 
     @abstractmethod
     def lock(self, db: Connection, name: str) -> None:
-        """Let no other transaction that locks the same name run until the one of `db` ends."""
+        """Lock a name until the transaction of `db` ends: other transactions that lock it wait."""
 
     @abstractmethod
     def erase_deleted(self) -> None:
@@ -174,10 +174,11 @@ class Database(ABC):
         return Page(tuple(map(convert, page)), encode_cursor(page[-1]) if has_more and page else None)
 
     def claim_task(self, task: str, interval: timedelta) -> datetime | None:
-        """Claim a task in the table `upkeep`; None if it is not due, or another caller has claimed it.
+        """Claim a task in the table `upkeep`. Raises the store's error.
 
-        Returns the time that the task goes by: now, but no later than `interval` after it was done before. A clock that
-        jumps ahead makes nothing old that was not, if it is set right within `interval`. Raises the store's error.
+        Returns:
+            The time to take for now: at most `interval` after the task was last done, so that no row looks old when a
+            clock jumps ahead and is corrected within `interval`. None if the task is not due, or is claimed already.
         """
         now = datetime.now(UTC)
         times = {"now": now, "first": now - interval, "last": now + interval}

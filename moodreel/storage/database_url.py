@@ -1,4 +1,4 @@
-"""Tell the URL of a PostgreSQL database from a file, without importing a database."""
+"""Distinguish the URL of a PostgreSQL database from a file, without importing a database."""
 
 from pathlib import Path
 

@@ -4,7 +4,7 @@
   readable by its owner only (0600), and deleted rows are overwritten. In PostgreSQL it has tables of its own.
 - Every method takes the user first, and every query selects by user: nobody can read another user's entries. Only
   pruning and media deletion work for all users, and they return no entries.
-- Ids are random, and pages are cut by time and id: neither reveals how many entries other users have.
+- Ids are random, and pagination is by time and id: neither reveals how many entries other users have.
 - The same file sent again within a day updates its entry: predicting a clip and then making its thumbnail is one mood.
   Files are compared by a hash that includes the user, so that rows of two users cannot be matched by it.
 - `moodreel.storage.media_deletion` deletes stored media.

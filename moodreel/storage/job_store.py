@@ -2,8 +2,8 @@
 
 - A job holds the body of its call, such as a video. It is deleted in the transaction that writes the answer.
 - A worker claims a job for `LEASE_SECONDS` and renews that while it works. If the worker dies, another one claims it,
-  `MAX_ATTEMPTS` times in all: a clip that kills workers is not analyzed for ever.
-- Only who holds the claim may write the answer. A job that was deleted meanwhile has no claim, and gets no answer.
+  `MAX_ATTEMPTS` times in all: a clip that kills workers is not analyzed forever.
+- Only the worker that holds the claim may write the answer. A job that was deleted meanwhile gets no answer.
 - The file of SQLite is readable by its owner only (0600), and deleted rows are overwritten.
 """
 
@@ -31,7 +31,7 @@ class JobStoreError(StorageError):
 
 
 class TooManyJobs(Exception):
-    """So many jobs, or bytes of them, wait already that no further one is taken."""
+    """No further job is taken: too many jobs, or too many bytes of them, wait already."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Job:
     """A claimed job.
 
     Attributes:
-        id: random; who knows it knows nothing else.
+        id: random, so that it reveals nothing.
         call: what is needed to answer it, as JSON: path, headers, caller. No credentials.
         body: what was sent.
         attempts: how often it was claimed, this time included.
@@ -55,7 +55,7 @@ class Job:
 
 @dataclass(frozen=True)
 class JobState:
-    """What the caller of a job may know.
+    """The state of a job, as its caller may see it.
 
     Attributes:
         status: `WAITING`, `RUNNING` or `DONE`.
@@ -201,7 +201,7 @@ class JobStore:
         return finished
 
     def get(self, owner: str, job_id: str) -> JobState | None:
-        """Return the state of a caller's job; None if there is none, or its answer was kept for its time."""
+        """Return the state of a caller's job; None if there is none, or its answer has expired."""
         arguments: dict[str, object] = {"owner": owner, "id": job_id, "oldest": self._clock() - self._keep_seconds}
         with self._database.read() as db:
             sql = (
@@ -220,7 +220,7 @@ class JobStore:
         return deleted
 
     def prune(self) -> None:
-        """Delete the jobs whose answers were kept for their time, and correct times if the clock was set back."""
+        """Delete the jobs whose answers have expired, and correct times if the clock was set back."""
         now = self._clock()
         with self._database.write() as db:
             for column, latest in (("finished", now), ("webhook_due", now + WEBHOOK_DELAYS[-1])):
@@ -248,7 +248,7 @@ class JobStore:
         return Webhook(*row[:4])
 
     def end_webhook(self, job_id: str) -> None:
-        """Call a webhook no more: it has answered."""
+        """Stop calling a webhook: it has answered."""
         with self._database.write() as db:
             db.execute("update jobs set webhook_due = null where id = :id", {"id": job_id})
 

@@ -14,7 +14,7 @@ from moodreel.storage.timestamps import format_timestamp
 
 BATCH = 100
 RETRY_INTERVAL = timedelta(hours=1)
-"""When an object is tried again that could not be deleted, and deleted whose entry was never written."""
+"""Time until a failed deletion is tried again, and until an object is deleted whose entry was never written."""
 
 
 class MediaDeletionQueue:
@@ -83,7 +83,7 @@ class MediaDeletionQueue:
 
     def _due(self) -> list[str]:
         now = datetime.now(UTC)
-        # Nothing is scheduled so late, unless the clock was set back since then.
+        # A time later than `latest` was scheduled before the clock was set back.
         times: dict[str, object] = {"now": format_timestamp(now), "latest": format_timestamp(now + 2 * RETRY_INTERVAL)}
         with self._database.read() as db:
             due = f"select key from doomed where due <= :now or due > :latest order by due limit {BATCH:d}"

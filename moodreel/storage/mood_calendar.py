@@ -61,7 +61,7 @@ class MoodPeriod:
         end_date: last day.
         entries: number of entries.
         emotions: entries by emotion.
-        leading: emotion of most entries.
+        leading: the most frequent emotion.
     """
 
     name: str
@@ -162,7 +162,7 @@ def summarize(
 
 
 def leading_emotion(counts: Mapping[str, int], probabilities: Mapping[str, float]) -> str | None:
-    """Return the emotion of most entries; of several, the one with the higher probability; None without any.
+    """Return the most frequent emotion; in a tie, the one with the higher probability; None without entries.
 
     Args:
         counts: entries by emotion, of the five.

@@ -77,7 +77,7 @@ class SqliteDatabase(Database):
         self._name = name
         self._setting = setting
         self._error = error
-        self._erase = secure_delete
+        self._secure_delete = secure_delete
         self._busy_seconds = busy_seconds
         self._self_healing = self_healing
         self._idle: list[Connection] = []
@@ -165,7 +165,7 @@ class SqliteDatabase(Database):
                 self._status, idle, self._idle = None, self._idle, []
                 _close_all(idle)
                 self._prepare()
-            # Not by a connection of ours: it would read the journal, or its cache.
+            # Not through `_connect`: such a connection would read the journal, or its cache.
             with closing(sqlite3.connect(f"file:{quote(str(self.path))}?immutable=1", uri=True)) as raw:
                 try:
                     raw.execute("pragma schema_version")
@@ -177,8 +177,8 @@ class SqliteDatabase(Database):
             return self._status
 
     def _prepare(self) -> None:
-        self.path.parent.mkdir(mode=0o700 if self._erase else 0o777, parents=True, exist_ok=True)
-        if self._erase:
+        self.path.parent.mkdir(mode=0o700 if self._secure_delete else 0o777, parents=True, exist_ok=True)
+        if self._secure_delete:
             self.path.touch(mode=0o600)
         with self._lock_folder(), closing(self._connect()) as db:
             _use_wal(db, self._busy_seconds)
@@ -187,7 +187,7 @@ class SqliteDatabase(Database):
             db.execute("commit")
 
     def _read_status(self) -> tuple[int, ...]:
-        """Return the number of the file first, then what changes when it is written; nothing if there is no file."""
+        """Return the inode number, size and modification time of the file; an empty tuple if there is none."""
         try:
             status = self.path.stat()
         except FileNotFoundError:
@@ -225,7 +225,7 @@ class SqliteDatabase(Database):
             self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
         )
         connection.execute("pragma synchronous = normal")
-        if self._erase:
+        if self._secure_delete:
             connection.execute("pragma secure_delete = on")
         return Connection(connection)
 

@@ -408,7 +408,7 @@ def test_mock_mode_is_logged_at_the_start_and_returns_mock_answers(tmp_path: Pat
 @pytest.mark.server
 @pytest.mark.parametrize(
     ("path", "message"),
-    [("missing", "CHECKPOINT_PATH: missing is missing"), (STORE / "vit", "no audio-visual model")],
+    [("missing", "CHECKPOINT_PATH: missing is missing"), (STORE / "vit", "is not an audio-visual model")],
     ids=["missing", "model of another kind"],
 )
 def test_an_invalid_checkpoint_path_prevents_the_start(tmp_path: Path, path: str | Path, message: str) -> None:

@@ -304,7 +304,7 @@ def test_inconsistent_model_folder_is_refused(tmp_path, data, pretrained):
     assert training.write_text_model(folder, trained, {}, "float16").info.name == "model"
     fields_before = json.loads((folder / "model.json").read_text())
     for fields, message in (
-        ({"kind": "face"}, "no model for texts"),
+        ({"kind": "face"}, "is not a model for texts"),
         ({"kind": "sound"}, "kind of face or text"),
         ({"labels": ["joy", "sadness"]}, "labels"),
         ({"thresholds": {"joy": 0}}, "thresholds"),

@@ -40,7 +40,7 @@ LABEL_ALIASES = {
     "afraid": "fear",
     "natural": "neutral",
 }
-"""Our label for each other word for one of the seven emotions."""
+"""Our label for each synonym of one of the seven emotions."""
 
 RESAMPLING_MODES = {2: "bilinear", 3: "bicubic"}
 """torch's name of each of Pillow's resampling filters."""
@@ -85,7 +85,7 @@ class HuggingFaceNet(MultiHeadFaceNet):
 
     @property
     def model_type(self) -> str:
-        """Key of `ARCHITECTURES`. Names of all parameters but the classifier's start with "network.", this and "."."""
+        """Key of `ARCHITECTURES`. Names of parameters, except the classifier's, start with `network.{model_type}.`."""
         return str(self.network.config.model_type)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:

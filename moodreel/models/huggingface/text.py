@@ -99,8 +99,8 @@ def read_text_network(folder: Path) -> HuggingFaceText:
         )
     except Exception as error:  # transformers passes on errors of its own, of safetensors and of torch
         raise ModelInvalid(
-            f"The folder {folder.name!r} is no text-classification model that transformers can read; copy or download "
-            "it again."
+            f"The folder {folder.name!r} is not a text-classification model that transformers can read; copy or "
+            "download it again."
         ) from error
     # transformers fills missing weights at random, with only a warning.
     if wrong := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):

@@ -73,7 +73,7 @@ class CompactEmotiMeshNet(TemporalFaceNet):
     def temporal_pool(
         self, embeddings: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (B, C) and weights of the frames (B, T); arguments as of `forward_embeddings`."""
+        """Return logits (B, C) and weights of the frames (B, T); arguments as in `forward_embeddings`."""
         faces = torch.where(mask[..., None], embeddings, self.absent)
         packed = pack_padded_sequence(faces, lengths, batch_first=True, enforce_sorted=False)
         context, _ = pad_packed_sequence(self.time(packed)[0], batch_first=True, total_length=mask.shape[1])

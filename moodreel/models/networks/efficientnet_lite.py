@@ -20,7 +20,7 @@ _STAGES = (
     (4, 5, 2, 6, 192),
     (1, 3, 1, 6, 320),
 )
-"""Of each stage: blocks, kernel size, stride of the first block, expansion factor and output channels."""
+"""Blocks, kernel size, stride of the first block, expansion factor and output channels of each stage."""
 _STEM_CHANNELS, _TOP_CHANNELS = 32, 1280
 _BATCHNORM_MOMENTUM = 0.01
 _ONEDNN_BATCH = 16
@@ -54,9 +54,9 @@ class EfficientNetLiteNet(MultiHeadFaceNet):
         Args:
             classes: Number of labels.
             dropout: Dropout before the heads.
-            shares: As of `MultiHeadFaceNet`.
-            tau: As of `MultiHeadFaceNet`.
-            temperatures: As of `MultiHeadFaceNet`.
+            shares: See `MultiHeadFaceNet`.
+            tau: See `MultiHeadFaceNet`.
+            temperatures: See `MultiHeadFaceNet`.
         """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
         self.stem = _Convolution(3, _STEM_CHANNELS, 3, stride=2)

@@ -37,9 +37,9 @@ class ImprovedCNN(MultiHeadFaceNet):
             channels: Channels of each convolution.
             hidden: Units between the linear layers.
             dropout: Dropout before each linear layer.
-            shares: As of `MultiHeadFaceNet`.
-            tau: As of `MultiHeadFaceNet`.
-            temperatures: As of `MultiHeadFaceNet`.
+            shares: See `MultiHeadFaceNet`.
+            tau: See `MultiHeadFaceNet`.
+            temperatures: See `MultiHeadFaceNet`.
         """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
         self.layers = nn.Sequential(

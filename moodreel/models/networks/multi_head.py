@@ -27,8 +27,8 @@ class MultiHeadFaceNet(FaceNetwork):
     """
 
     mirror_below = 16
-    """Tracks of up to so many frames average each face with its mirror image: nearly one point of accuracy for a single
-    image, at twice the time. The frames of a longer track average out by themselves."""
+    """Tracks of up to this many frames average each face with its mirror image: nearly one point of accuracy for a
+    single image, at twice the time. In a longer track the errors of single frames average out."""
     batch_size = 256
     """Images at a time: bounds the memory of activations."""
 

@@ -38,9 +38,9 @@ class ResEmoteNet(MultiHeadFaceNet):
                 colors; otherwise the aligned gray crop, upscaled.
             blank: Dropout between the first convolutions.
             dropout: Dropout between the linear layers.
-            shares: As of `MultiHeadFaceNet`.
-            tau: As of `MultiHeadFaceNet`.
-            temperatures: As of `MultiHeadFaceNet`.
+            shares: See `MultiHeadFaceNet`.
+            tau: See `MultiHeadFaceNet`.
+            temperatures: See `MultiHeadFaceNet`.
         """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
         self.crop_kind = CropKind.SQUARE if portrait else CropKind.GRAY

@@ -73,7 +73,7 @@ class TemporalViTNet(TemporalFaceNet):
     def temporal_pool(
         self, embeddings: torch.Tensor, mask: torch.Tensor, lengths: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return logits (B, C) and weights of the frames (B, T); arguments as of `forward_embeddings`."""
+        """Return logits (B, C) and weights of the frames (B, T); arguments as in `forward_embeddings`."""
         faces = embeddings.masked_fill(~mask[..., None], 0)
         context = faces + sinusoidal_positions(lengths.to(faces.device), mask.shape[1], faces.shape[-1])
         for layer in self.time:

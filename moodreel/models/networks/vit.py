@@ -49,9 +49,9 @@ class ViTNet(MultiHeadFaceNet):
             dropout: Dropout of the layers and before the heads.
             token: Whether to classify from a class token, as first published; otherwise from the mean of all patches,
                 which is better for small data sets (Beyer et al. 2022).
-            shares: As of `MultiHeadFaceNet`.
-            tau: As of `MultiHeadFaceNet`.
-            temperatures: As of `MultiHeadFaceNet`.
+            shares: See `MultiHeadFaceNet`.
+            tau: See `MultiHeadFaceNet`.
+            temperatures: See `MultiHeadFaceNet`.
         """
         super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
         if side not in INPUT_SIDES:

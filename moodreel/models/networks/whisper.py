@@ -29,7 +29,7 @@ class WhisperEncoder(nn.Module):
     """The first layers of the encoder of Whisper tiny, without the final normalization."""
 
     def __init__(self, layers: int = 2) -> None:
-        """Build the encoder with so many transformer layers."""
+        """Build the encoder with this many transformer layers."""
         super().__init__()
         self.conv1 = nn.Conv1d(MEL_BANDS, WIDTH, 3, padding=1)
         self.conv2 = nn.Conv1d(WIDTH, WIDTH, 3, stride=2, padding=1)
