@@ -1,6 +1,7 @@
 """Synthetic clips for the tests, encoded in memory."""
 
 import io
+import os
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 
@@ -61,6 +62,10 @@ def encode_video(
             frame.pts, frame.time_base = round(time / time_base), time_base
             output.mux(stream.encode(frame))
         output.mux(stream.encode(None))
+    if codec == "libsvtav1" and hasattr(os, "sched_setscheduler"):
+        # Run by root, SVT-AV1 gives the calling thread real-time priority. Every service that a test starts afterwards
+        # would inherit it, and threads that wait actively would then stop the whole machine.
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     return file.getvalue()
 
 
