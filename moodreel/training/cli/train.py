@@ -81,7 +81,7 @@ def run(preset: Preset, args: argparse.Namespace) -> None:
     recipe.check_data(request.data, preset.name)
     if recipe.writes_model:
         check_out(args.out, overwrite=args.overwrite, resume=args.resume)
-    # `prepare` raises errors in the request and the data, before the folder is changed.
+    # `prepare` finds errors in the request and the data before the folder is changed.
     start = recipe.prepare(request)
     if recipe.writes_model:
         for path in [] if args.resume else list_checkpoints(args.out):
@@ -122,7 +122,7 @@ def build_request(preset: Preset, args: argparse.Namespace) -> RunRequest[Any]:
 
 
 def parse_data(specs: Sequence[str], bare: str) -> dict[str, Path]:
-    """Parse `NAME:PATH` of each data set. A path alone, which is deprecated, is of `bare`. Raises DataInvalid."""
+    """Parse `NAME:PATH` of each data set. A path alone, which is deprecated, means `bare:PATH`. Raises DataInvalid."""
     data: dict[str, Path] = {}
     for spec in specs:
         name, colon, path = spec.partition(":")

@@ -57,7 +57,7 @@ def _open_ferplus(path: Path) -> Dataset:
     kept = [(train, train.targets.sum(axis=1) > 0), (valid, valid.truth >= 0)]
     examples, split = _join(
         [from_arrays(part.images[rows], part.targets[rows].argmax(axis=1), SEVEN) for part, rows in kept],
-        "FER+'s own split: train for training, valid held out (a majority over half). It knows no persons; some may be "
+        "FER+'s own split: train for training, valid held out (a majority over half). Persons are unknown; some may be "
         "on both sides.",
     )
     copies = read_copies(path, len(valid.truth))

@@ -139,14 +139,14 @@ def _check_leak(examples: Sequence[Example], train: np.ndarray, held_out: np.nda
     known, both = sides[0] | sides[1], sides[0] & sides[1]
     unknown = sum(example.person is None for example in examples)
     if by == "random":
-        found = f"{len(both)} of {len(known)} persons are on both sides" if known else "the data knows no persons"
+        found = f"{len(both)} of {len(known)} persons are on both sides" if known else "persons are unknown"
         return (
             True,
             f"LEAKS: split at random, as asked for; {found}. The model will do worse on persons it was not trained on.",
         )
     if unknown:
         return True, (
-            f"LEAKS: split by person as far as the data knows them, but for {unknown} of {len(examples)} examples it "
-            "does not, and the same people may be on both sides."
+            f"LEAKS: split by person, but for {unknown} of {len(examples)} examples the person is unknown, and the same "
+            "people may be on both sides."
         )
     return False, f"Split by person: {len(sides[0])} trained on, {len(sides[1])} others held out."
