@@ -146,7 +146,7 @@ def _check_leak(examples: Sequence[Example], train: np.ndarray, held_out: np.nda
         )
     if unknown:
         return True, (
-            f"LEAKS: split by person, but for {unknown} of {len(examples)} examples the person is unknown, and the same "
-            "people may be on both sides."
+            f"LEAKS: split by person, but for {unknown} of {len(examples)} examples the person is unknown, and the "
+            "same people may be on both sides."
         )
     return False, f"Split by person: {len(sides[0])} trained on, {len(sides[1])} others held out."
