@@ -106,7 +106,7 @@ def cepstrum(mels: np.ndarray) -> np.ndarray:
 
 
 def _pad(samples: np.ndarray) -> np.ndarray:
-    """Pad samples so that frames are centered as those of the spectrogram."""
+    """Pad samples so that frames are centered like those of the spectrogram."""
     return np.pad(samples.astype(np.float64), WINDOW_LENGTH // 2)
 
 

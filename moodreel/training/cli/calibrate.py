@@ -41,7 +41,7 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fit a model's priors, and print what they change."""
+    """Fit a model's priors, and print them with their effect."""
     device = str(resolve_device(args.device))
     [model] = open_models([args.model], STORE, device=device)
     if not isinstance(model, EvaluatedFaceModel):

@@ -72,7 +72,7 @@ def process_files(
     *,
     skip: tuple[type[MoodreelError], ...] = (),
 ) -> Iterator[Result | None]:
-    """Yield what `process` returns for the bytes of each example's file; None where it raises one of `skip`.
+    """Yield the result of `process` for the bytes of each example's file; None where it raises one of `skip`.
 
     Raises:
         DataInvalid: a file cannot be read or processed; the message names it.

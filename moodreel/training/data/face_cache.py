@@ -91,7 +91,7 @@ ImageAugmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
 def identity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the image as it is."""
+    """Return the image unchanged."""
     return image
 
 

@@ -1,4 +1,4 @@
-"""RAVDESS (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391): acted speech and song, by 24 actors.
+"""RAVDESS (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391): acted speech and song of 24 actors.
 
 A file's name, `modality-channel-emotion-intensity-statement-repetition-actor`, encodes its labels. The set is
 CC BY-NC-SA 4.0: weights trained on it are for non-commercial research.

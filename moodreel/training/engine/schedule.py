@@ -65,7 +65,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, Phase], LRScheduler]] = {
 
 
 def build_optimizer(network: nn.Module, phase: Phase, betas: tuple[float, float]) -> AdamW:
-    """Freeze what a phase freezes, and build AdamW for the rest, grouped by learning rate and weight decay.
+    """Freeze the parameters that a phase freezes, and build AdamW for the others, grouped by learning rate and decay.
 
     Raises:
         DataInvalid: all parameters are frozen.
