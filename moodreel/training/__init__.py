@@ -1,1 +1,1 @@
-"""Training and evaluation of the store's models: `python -m moodreel.training`. Nothing that serves uses it."""
+"""Train and evaluate the models of the store: `python -m moodreel.training`. The service does not import it."""

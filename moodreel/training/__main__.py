@@ -16,7 +16,11 @@ NAME = "moodreel.training"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run a verb. arguments: those of the command line without the program; None for the process's own."""
+    """Run a verb.
+
+    Args:
+        arguments: command-line arguments without the program's name; None for those of the process.
+    """
     args = _parser().parse_args(replace_verb(sys.argv[1:] if arguments is None else arguments))
     torch.set_num_threads(args.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")

@@ -167,7 +167,7 @@ def test_all_broken_clips_are_in_one_error(afew_va):
     message = str(raised.value)
     for part in (
         "4 clips",
-        "001.json: frame 00003 has no picture",
+        "001.json: frame 00003 has no picture file",
         "002.json: it holds no frames",
         "003.json: frame 00000 has a value that is not from -10 to 10",
         "004.json: frame ../001/00000 has no picture",
@@ -240,7 +240,7 @@ def test_folders_without_such_media_are_refused_and_their_content_named(tmp_path
     write_files(tmp_path, "happy/a.mp4")
     with pytest.raises(DataInvalid, match=r"happy, \.mp4: 1"):
         read_folders(tmp_path, "images", labels=SEVEN)
-    with pytest.raises(DataInvalid, match="no folder"):
+    with pytest.raises(DataInvalid, match="is not a folder"):
         read_folders(tmp_path / "elsewhere", "images")
 
 
@@ -279,4 +279,4 @@ def test_webfaces_of_another_layout_are_refused(tmp_path):
 def test_deprecated_names_of_folders_open_with_a_warning(tmp_path, caplog):
     write_files(tmp_path, "happy/a.jpg", "sad/b.jpg")
     assert len(open_dataset(f"pictures:{tmp_path}").examples) == 2
-    assert "pictures: is deprecated and goes with the next release; write images:" in caplog.text
+    assert "pictures: is deprecated and will be removed; use images:" in caplog.text

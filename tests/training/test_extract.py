@@ -116,7 +116,7 @@ def test_durations_are_parsed_in_common_units(text, value):
 def test_an_invalid_duration_is_refused(text, capsys):
     with pytest.raises(SystemExit):
         main(["extract", "a.mp4", f"--every={text}", "--out", "x"])
-    assert f"{text!r} is no length of time; write it as 1s, 500ms or 2min" in capsys.readouterr().err
+    assert f"{text!r} is not a duration; write it as 1s, 500ms or 2min" in capsys.readouterr().err
 
 
 def test_a_video_whose_name_is_not_utf_8_is_extracted(tmp_path):

@@ -251,7 +251,7 @@ def test_calibrate_prints_and_writes_priors_that_evaluate_uses(media, tmp_path, 
     ("model", "more", "reason"),
     [
         ("faces-eight", [], "reads voices too"),
-        (str(STORE / "moodreel-five" / "weights.safetensors"), ["--write"], "no folder with a model.json"),
+        (str(STORE / "moodreel-five" / "weights.safetensors"), ["--write"], "not a folder with a model.json"),
         ("moodreel-five", ["--prior", "diary"], "2"),
     ],
 )

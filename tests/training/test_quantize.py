@@ -204,7 +204,7 @@ def test_export_writes_a_model_of_the_store_and_prints_the_report(tmp_path, port
         ("vit", "nothing:PATH", "There is no set 'nothing'"),
         ("PATH/no-json", "images:PATH/set", r"model\.json of 'no-json' needs at least labels"),
         ("PATH/no-weights", "images:PATH/set", "0 checkpoints"),
-        ("PATH/full/weights.safetensors", "images:PATH/set", "'weights.safetensors' is no folder"),
+        ("PATH/full/weights.safetensors", "images:PATH/set", "'weights.safetensors' is not a folder"),
         ("PATH/out", "images:PATH/set", "out is the model itself; name a new or empty folder"),
     ],
 )

@@ -90,7 +90,7 @@ def test_unknown_people_make_a_split_leak():
     assert len(unknown) == 5
     parts = split([*people(6), *unknown], 0.3)
     assert parts.leaks
-    assert "for 5 of 77 examples it does not" in parts.reason
+    assert "for 5 of 77 examples the person is unknown" in parts.reason
 
 
 def test_frames_of_one_clip_stay_together_when_the_person_is_unknown():

@@ -1,1 +1,1 @@
-"""Change training examples at random: images, spectrograms, sequences of faces, and which modality is there."""
+"""Augment training examples: images, spectrograms, sequences made from stills, and modality dropout."""

@@ -1,4 +1,4 @@
-"""Augment face images as phones, rooms and codecs change them: web pictures differ from video diaries in that."""
+"""Augment face images with effects of phones, rooms and codecs, in which video diaries differ from web images."""
 
 import cv2
 import numpy as np
@@ -7,10 +7,10 @@ import torch
 from moodreel.faces.features import CROP_SIDE
 
 FACE_BANDS = {"eyes": (10, 24), "mouth": (29, 46)}
-"""Rows of a gray crop that hold the eyes and the mouth: what glasses and hands cover. A color crop differs by its size
-and by a few rows."""
+"""Rows of a gray crop with the eyes and the mouth, which glasses and hands cover. In a color crop they scale with its
+size, and are a few rows off."""
 MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE = 9, 40
-"""Pixels a side of a gray crop that is shrunk."""
+"""Range of the side in pixels to which a gray crop is shrunk."""
 
 
 def augment_crops(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: float = 0.3) -> torch.Tensor:
@@ -40,7 +40,7 @@ def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: floa
     Args:
         crop: uint8 (48, 48), gray; or uint8 (96, 96, 3), RGB.
         rng: source of all randomness.
-        clean_prob: probability that the crop is misaligned only: many a picture is good.
+        clean_prob: probability that the crop is misaligned only: many images are of good quality.
 
     Returns:
         uint8, of the same shape.
@@ -68,13 +68,12 @@ def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: floa
 
 
 def augment_face_square(image: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
-    """Resize a square around a face, and augment it.
+    """Resize a square around a face, and mirror, rotate, blur, relight, add noise and cover a part at random.
 
     Args:
         image: uint8 (H, W) gray or (H, W, 3) RGB.
         side: pixels a side of the result.
-        rng: source of all randomness: mirrored, rotated, lit otherwise, blurred, noisy, partly covered. None resizes
-            only.
+        rng: source of all randomness; None only resizes.
 
     Returns:
         uint8 (side, side, 3) RGB.
@@ -91,10 +90,10 @@ def augment_face_square(image: np.ndarray, side: int, rng: np.random.Generator |
         matrix = matrix @ np.array([[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]])
     matrix = matrix @ np.vstack([resize, [0, 0, 1]])
     square = cv2.warpAffine(np.ascontiguousarray(rgb), matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
-    return square if rng.random() < 0.3 else _change_camera(square, rng)
+    return square if rng.random() < 0.3 else _degrade(square, rng)
 
 
-def _change_camera(square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _degrade(square: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blur, relight, add noise and cover a part of a square, uint8 (S, S, 3)."""
     side = len(square)
     if rng.random() < 0.25:
@@ -123,7 +122,7 @@ def _misalign(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         matrix = matrix @ np.array([[-1, 0, side - 1], [0, 1, 0], [0, 0, 1]])
     if rng.random() < 0.6:
         return cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_REPLICATE)
-    # Pictures that were cut out near the face have such borders.
+    # Images that were cropped close to the face have such borders.
     color = rng.integers(0, 256, 3).tolist()
     return cv2.warpAffine(crop, matrix, (side, side), borderMode=cv2.BORDER_CONSTANT, borderValue=color)
 
@@ -134,7 +133,7 @@ def _scale(crop: np.ndarray) -> float:
 
 
 def _recolor(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Turn a third of the crops gray; change saturation and white balance of the others."""
+    """Turn 35 % of the crops gray; change saturation and white balance of the others."""
     if rng.random() < 0.35:
         return cv2.cvtColor(cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     gray = cv2.cvtColor(crop, cv2.COLOR_RGB2GRAY).astype(np.float32)[..., None]
@@ -150,7 +149,7 @@ def _relight(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         angle, strength = rng.uniform(0, 2 * np.pi), rng.uniform(0.1, 0.7)
         side = np.cos(angle) * slope[None, :] + np.sin(angle) * slope[:, None]
         light = light * (1 + np.float32(strength) * side).reshape(*side.shape, *[1] * (crop.ndim - 2))
-    # From hardly lit, where the noise that follows counts, to overexposed.
+    # From underexposed, where noise is most visible, to overexposed.
     gain, offset = np.float32(np.exp(rng.normal(-0.15, 0.5))), np.float32(rng.uniform(-0.05, 0.15))
     return (255 * (light * gain + offset)).clip(0, 255).astype(np.uint8)
 
@@ -170,7 +169,7 @@ def _compress(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _cover(crop: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Put a plain patch over a part of the eyes, of the mouth or of anything."""
+    """Cover a part of the eyes, of the mouth or of any rows with a plain patch."""
     top, bottom = [*FACE_BANDS.values(), (0, CROP_SIDE)][rng.integers(3)]
     height, width = int(rng.integers(6, 17)), int(rng.integers(8, 33))
     y, x = rng.integers(top, max(top + 1, bottom - height)), rng.integers(0, CROP_SIDE - width)

@@ -1,8 +1,8 @@
 """The augmentation of `moodreel.training.augmentation.image.augment_crop`, for whole batches, on any torch device.
 
-The parameters are drawn on the CPU, from the same distributions; only the noise is drawn on the device. Resizing and
-blurring are products with matrices, of which a row holds the weights of a pixel's neighbors, and JPEG is its own
-arithmetic for gray images: block DCT, quantization, and back. So no image leaves the device.
+The parameters are drawn on the CPU, from the same distributions; only the noise is drawn on the device. No image leaves
+the device: resizing and blurring multiply by matrices whose rows hold the weights of a pixel's neighbors, and JPEG is
+simulated for gray images by a block DCT, quantization and the inverse DCT.
 """
 
 from collections.abc import Callable
@@ -17,9 +17,9 @@ from moodreel.faces.features import CROP_SIDE
 from moodreel.training.augmentation.image import FACE_BANDS, MAX_SHRUNK_SIDE, MIN_SHRUNK_SIDE
 
 _BLUR_RADIUS = 6
-"""Pixels: OpenCV's for the largest sigma, 1.8."""
-# The luminance table of JPEG's annex K, which libjpeg scales by the quality.
-_LUMINANCE = np.array(
+"""OpenCV's radius in pixels for the largest sigma, 1.8."""
+# The luminance quantization table of JPEG's annex K, which libjpeg scales by the quality.
+_LUMINANCE_TABLE = np.array(
     [
         [16, 11, 10, 16, 24, 40, 51, 61],
         [12, 12, 14, 19, 26, 58, 60, 55],
@@ -60,7 +60,7 @@ def augment_batch(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: 
 
 
 def misalign(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Rotate, scale, squeeze, shift and mirror at random, as an imprecise landmarker would."""
+    """Rotate, scale, squeeze and shift a little, and mirror half of the images."""
     count, center = len(images), CROP_SIDE / 2 - 0.5
     angle, scale = np.radians(rng.normal(0, 6, count)), rng.uniform(0.87, 1.15, count)
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -72,14 +72,14 @@ def misalign(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
     matrix[:, :2, 2] += rng.normal(0, 1.3, (count, 2))
     mirrored = rng.random(count) < 0.5
     matrix[mirrored] = matrix[mirrored] @ np.array([[-1, 0, CROP_SIDE - 1], [0, 1, 0], [0, 0, 1]])
-    color = _column(rng.integers(0, 256, count), images)  # pictures that were cut out near the face have such borders
+    color = _column(rng.integers(0, 256, count), images)  # images that were cropped close to the face have such borders
     bordered = warp(images - color, matrix, padding="zeros") + color
-    plain = torch.from_numpy(rng.random(count) >= 0.6).to(images.device)[:, None, None]
-    return torch.where(plain, bordered, warp(images, matrix)).round()
+    has_border = torch.from_numpy(rng.random(count) >= 0.6).to(images.device)[:, None, None]
+    return torch.where(has_border, bordered, warp(images, matrix)).round()
 
 
 def warp(images: torch.Tensor, matrix: np.ndarray, *, padding: str = "border") -> torch.Tensor:
-    """Warp images by affine matrices (B, 3, 3) from input to output pixels; padding: see `grid_sample`."""
+    """Warp images by affine matrices (B, 3, 3) from input to output pixels; `padding` as for `grid_sample`."""
     inverse = torch.from_numpy(np.linalg.inv(matrix)[:, :2].astype(np.float32)).to(images.device)
     side = torch.arange(CROP_SIDE, dtype=torch.float32, device=images.device)
     y, x = torch.meshgrid(side, side, indexing="ij")
@@ -138,7 +138,7 @@ def compress(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
 def jpeg(images: torch.Tensor, quality: np.ndarray) -> torch.Tensor:
     """Compress gray images as JPEG, each with its own quality (B,), 1 to 100; within rounding of libjpeg."""
     scale = np.where(quality < 50, 5000 // quality, 200 - 2 * quality)
-    table = ((_LUMINANCE * scale[:, None, None] + 50) // 100).clip(1, 255).astype(np.float32)
+    table = ((_LUMINANCE_TABLE * scale[:, None, None] + 50) // 100).clip(1, 255).astype(np.float32)
     steps = torch.from_numpy(table).to(images.device)[:, None, None]
     dct = torch.from_numpy(_dct_matrix()).to(images.device)
     blocks = (
@@ -150,7 +150,7 @@ def jpeg(images: torch.Tensor, quality: np.ndarray) -> torch.Tensor:
 
 
 def cover(images: torch.Tensor, rng: np.random.Generator) -> torch.Tensor:
-    """Put a plain patch over a part of the eyes, of the mouth or of anything."""
+    """Cover a part of the eyes, of the mouth or of any rows with a plain patch."""
     count = len(images)
     bands = np.array([*FACE_BANDS.values(), (0, CROP_SIDE)])[rng.integers(3, size=count)]
     height, width = rng.integers(6, 17, count), rng.integers(8, 33, count)
@@ -181,7 +181,7 @@ def _standard_normal(images: torch.Tensor, seed: int) -> torch.Tensor:
 
 
 def _column(values: np.ndarray, images: torch.Tensor) -> torch.Tensor:
-    """Values (B,) as float32 (B, 1, 1) on the images' device."""
+    """Convert values (B,) to float32 (B, 1, 1) on the images' device."""
     return torch.from_numpy(values.astype(np.float32)).to(images.device)[:, None, None]
 
 
@@ -193,7 +193,7 @@ def _separable(images: torch.Tensor, matrices: np.ndarray) -> torch.Tensor:
 
 @cache
 def _shrink_matrices() -> np.ndarray:
-    """Matrices (32, 48, 48) that resize a column of pixels to each side and back, made by OpenCV itself."""
+    """Return matrices (32, 48, 48) that resize a column of pixels to each side and back, made by OpenCV itself."""
     identity = np.eye(CROP_SIDE, dtype=np.float32)
     matrices = []
     for side in range(MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE + 1):
@@ -204,7 +204,7 @@ def _shrink_matrices() -> np.ndarray:
 
 @cache
 def _shift_matrices() -> np.ndarray:
-    """Matrices (13, 48, 48) that shift a column of pixels by -6 to 6; borders are mirrored (reflect-101)."""
+    """Return matrices (13, 48, 48) that shift a column of pixels by -6 to 6; borders are mirrored (reflect-101)."""
     offsets, pixel = np.arange(-_BLUR_RADIUS, _BLUR_RADIUS + 1), np.arange(CROP_SIDE)
     source = np.abs(pixel + offsets[:, None])
     source = np.minimum(source, 2 * (CROP_SIDE - 1) - source)
@@ -214,7 +214,7 @@ def _shift_matrices() -> np.ndarray:
 
 @cache
 def _dct_matrix() -> np.ndarray:
-    """The orthonormal DCT-II, float32 (8, 8)."""
+    """Return the matrix of the orthonormal DCT-II, float32 (8, 8)."""
     frequency, pixel = np.arange(8)[:, None], np.arange(8)
     matrix = np.cos((2 * pixel + 1) * frequency * np.pi / 16) / 2
     matrix[0] /= np.sqrt(2)

@@ -1,4 +1,4 @@
-"""Modality dropout: trains an audio-visual network to answer silent clips, and clips that hide the face."""
+"""Modality dropout: train an audio-visual network for silent clips, and for clips without a visible face."""
 
 from dataclasses import replace
 
@@ -13,8 +13,8 @@ def drop_modalities(
     """Drop the faces or the audio of some windows that have both; never both (ModDrop, Neverova et al. 2016).
 
     Args:
-        batch: of windows.
-        generator: on the CPU; the same seed drops the same.
+        batch: the windows.
+        generator: source of all randomness, on the CPU.
         video_prob: probability that such a window loses its faces.
         audio_prob: probability that it loses its audio; at most 1 together with `video_prob`.
     """

@@ -1,8 +1,8 @@
 """Generate pseudo-sequences: short sequences of face features, made from still images.
 
-FER+ has one image a person. A sequence of that person needs their other expressions, so these are synthesized. A linear
-deformation model predicts how landmarks move when blendshapes change. With it a face goes to neutral and back, talks,
-blinks, looks around and turns the head. The motion is simpler than real motion.
+FER+ has one image of each person. A sequence of that person needs their other expressions, so these are synthesized.
+A linear deformation model predicts how landmarks move when blendshapes change. With it a face goes to neutral and back,
+talks, blinks, looks around and turns. The motion is simpler than real motion.
 """
 
 from dataclasses import dataclass
@@ -15,17 +15,17 @@ from moodreel.faces.landmarker import BLENDSHAPES
 from moodreel.training.data.face_cache import FaceTable
 
 MAX_FRAMES = 64
-"""Of a sequence; at 5 a second about 13 seconds."""
+"""Length of the longest sequence: at 5 frames a second about 13 seconds."""
 
 
 class SequenceKind(IntEnum):
-    """What happens in a sequence; its label is that of the still that it is made from."""
+    """The course of a sequence. Its label is that of the still that it is made from."""
 
     STILL = 0  # one frame
     STEADY = 1  # the same face throughout
-    BURST = 2  # neutral, but for an expression in a part of the sequence
-    TALK = 3  # a neutral face that talks, or has a short lapse: Neutral
-    EXPRESSIVE_TALK = 4  # an expression that stays while the mouth talks
+    BURST = 2  # neutral, with an expression in a part of the sequence
+    TALK = 3  # a neutral face that talks, perhaps with a moment of another expression
+    EXPRESSIVE_TALK = 4  # an expression throughout, while the mouth talks
     ONSET = 5  # neutral, then an expression that is strongest at the end
 
 
@@ -36,7 +36,7 @@ KIND_SHARES = {
     SequenceKind.TALK: 0.2,
     SequenceKind.EXPRESSIVE_TALK: 0.15,
 }
-"""Share of each kind in training."""
+"""Fraction of each kind in training."""
 
 
 def _indices(*starts: str) -> np.ndarray:
@@ -76,12 +76,12 @@ class DeformationModel:
 
 def fit_deformation(faces: FaceTable) -> DeformationModel:
     """Fit the model to the faces of stills."""
-    shape = faces.normalized_landmarks[faces.found].reshape(faces.found.sum(), -1)
-    driver = np.concatenate([faces.blendshapes[faces.found], _pose_terms(faces.pose[faces.found])], axis=1)
-    driver = driver - driver.mean(axis=0)
-    # Some blendshapes hardly vary; without a penalty in their own unit a small change would distort the face.
-    gram = driver.T @ driver + len(driver) * 0.03**2 * np.eye(driver.shape[1])
-    solution = np.linalg.solve(gram, driver.T @ (shape - shape.mean(axis=0))).astype(np.float32)
+    landmarks = faces.normalized_landmarks[faces.found].reshape(faces.found.sum(), -1)
+    predictors = np.concatenate([faces.blendshapes[faces.found], _pose_terms(faces.pose[faces.found])], axis=1)
+    predictors = predictors - predictors.mean(axis=0)
+    # Some blendshapes hardly vary: without the penalty, a small change of one would distort the face.
+    gram = predictors.T @ predictors + len(predictors) * 0.03**2 * np.eye(predictors.shape[1])
+    solution = np.linalg.solve(gram, predictors.T @ (landmarks - landmarks.mean(axis=0))).astype(np.float32)
     count = len(BLENDSHAPES)
     return DeformationModel(by_blendshape=solution[:count], by_pose=solution[count:])
 
@@ -93,8 +93,8 @@ class SequenceBatch:
     Attributes:
         features: float32 (B, T, 1486), normalized landmarks and blendshapes.
         face_mask: bool (B, T), which frames show the face.
-        lengths: int64 (B,).
-        targets: float32 (B, 5).
+        lengths: int64 (B,), frames of each sequence.
+        targets: float32 (B, 5), of the stills.
     """
 
     features: np.ndarray
@@ -107,18 +107,18 @@ class PseudoSequenceGenerator:
     """Generate pseudo-sequences of the people in a set of stills."""
 
     def __init__(self, faces: FaceTable, targets: np.ndarray, deformation: DeformationModel) -> None:
-        """Choose the stills that can be used.
+        """Select the stills with a face and a target.
 
         Args:
-            faces: of N stills.
-            targets: float32 (N, 5).
-            deformation: of their landmarks.
+            faces: the faces of N stills.
+            targets: float32 (N, 5), probabilities of `FIVE`; zeros for a still without a label.
+            deformation: deformation model of their landmarks.
         """
         usable = faces.found & (targets.sum(axis=1) > 0)
         self._faces = faces.select(usable)
         self._targets = targets[usable]
         self._deformation = deformation
-        self._spread = self._faces.blendshapes.std(axis=0)
+        self._blendshape_std = self._faces.blendshapes.std(axis=0)
         neutral = self._targets[:, FIVE.index("Neutral")]
         self._neutral = np.flatnonzero(neutral > 0.7)
         clear = (neutral < 0.35) & (self._targets.max(axis=1) > 0.5)
@@ -127,13 +127,13 @@ class PseudoSequenceGenerator:
 
     def generate(self, count: int, rng: np.random.Generator, *, kind: SequenceKind | None = None) -> SequenceBatch:
         """Generate `count` sequences, of all kinds by their shares or of one kind."""
-        likely = list(KIND_SHARES.values())
-        kinds = rng.choice(list(KIND_SHARES), size=count, p=likely) if kind is None else np.full(count, kind)
-        rows, faces = zip(*(self._generate_one(SequenceKind(k), rng) for k in kinds), strict=True)
-        lengths = np.array([len(clip) for clip in faces])
-        batch = np.zeros((count, lengths.max(), faces[0].shape[1]), np.float32)
+        shares = list(KIND_SHARES.values())
+        kinds = rng.choice(list(KIND_SHARES), size=count, p=shares) if kind is None else np.full(count, kind)
+        rows, clips = zip(*(self._generate_one(SequenceKind(k), rng) for k in kinds), strict=True)
+        lengths = np.array([len(clip) for clip in clips])
+        batch = np.zeros((count, lengths.max(), clips[0].shape[1]), np.float32)
         face_mask = np.zeros(batch.shape[:2], bool)
-        for i, clip in enumerate(faces):
+        for i, clip in enumerate(clips):
             batch[i, : len(clip)] = clip
             face_mask[i, : len(clip)] = _sample_face_mask(len(clip), rng)
         return SequenceBatch(
@@ -160,20 +160,19 @@ class PseudoSequenceGenerator:
         calm = self._faces.blendshapes[neutral]
         blendshapes = calm + strength[:, None] * (own - calm) + talk
         if kind is SequenceKind.TALK and rng.random() < 0.5:
-            self._add_lapse(blendshapes, rng)
+            self._add_other_expression(blendshapes, rng)
         if frames > 1:
-            blendshapes += _idle_motion(frames, self._spread, rng)
+            blendshapes += _idle_motion(frames, self._blendshape_std, rng)
         blendshapes = blendshapes.clip(0, 1)
-        shape = (
-            self._faces.normalized_landmarks[row].reshape(-1) + (blendshapes - own) @ self._deformation.by_blendshape
-        )
+        still = self._faces.normalized_landmarks[row].reshape(-1)
+        landmarks = still + (blendshapes - own) @ self._deformation.by_blendshape
         if frames > 1:
-            shape += self._head_turn(row, frames, rng)
-            shape += rng.normal(0, 0.03, shape.shape)
-        return row, np.concatenate([shape, blendshapes], axis=1).astype(np.float32)
+            landmarks += self._head_turn(row, frames, rng)
+            landmarks += rng.normal(0, 0.03, landmarks.shape)
+        return row, np.concatenate([landmarks, blendshapes], axis=1).astype(np.float32)
 
-    def _add_lapse(self, blendshapes: np.ndarray, rng: np.random.Generator) -> None:
-        """Replace up to 6 % of the frames by another face, in place: too short to change the label."""
+    def _add_other_expression(self, blendshapes: np.ndarray, rng: np.random.Generator) -> None:
+        """Replace the blendshapes of at most 6 % of the frames by another face's, in place; the label stays."""
         length = int(rng.random() * 0.06 * len(blendshapes))
         start = int(rng.integers(len(blendshapes)))
         other = rng.integers(len(self._targets))
@@ -183,12 +182,12 @@ class PseudoSequenceGenerator:
         if kind is SequenceKind.TALK:
             return int(rng.choice(self._neutral))
         if kind in (SequenceKind.BURST, SequenceKind.ONSET, SequenceKind.EXPRESSIVE_TALK):
-            # All emotions equally often: what follows a neutral face should not be a smile because smiles are common.
+            # All emotions equally often: otherwise most expressions after a neutral face would be smiles.
             return int(rng.choice(self._expressive[rng.integers(len(self._expressive))]))
         return int(rng.integers(len(self._targets)))
 
     def _head_turn(self, row: int, frames: int, rng: np.random.Generator) -> np.ndarray:
-        """Return the offsets (T, 1434) that remain in normalized landmarks when the head turns a few degrees."""
+        """Return the offsets (T, 1434) by which normalized landmarks still move when the head turns a few degrees."""
         pose = self._faces.pose[row]
         turned = pose + np.outer(_slow_wave(frames, rng), rng.normal(0, 6, 3))
         offsets: np.ndarray = (_pose_terms(turned) - _pose_terms(pose[None])).astype(
@@ -198,7 +197,7 @@ class PseudoSequenceGenerator:
 
 
 def _pose_terms(pose: np.ndarray) -> np.ndarray:
-    """Return the terms (N, 5) of yaw and pitch, degrees (N, 3) with roll, that landmarks depend on linearly."""
+    """Return the terms (N, 5) of yaw and pitch, of poses (N, 3), on which landmarks depend linearly."""
     yaw, pitch = np.radians(pose[:, 0]), np.radians(pose[:, 1])
     return np.stack([yaw, pitch, yaw**2, pitch**2, yaw * pitch], axis=1)
 
@@ -208,32 +207,32 @@ def _expression_envelope(frames: int, rng: np.random.Generator, *, to_the_end: b
 
     It rises within three frames, stays, and falls again; or, with `to_the_end`, rises slowly or quickly and stays.
     """
-    height = max(1, round(frames * rng.uniform(0.12, 0.7)))
-    start = frames - height if to_the_end else int(rng.integers(0, frames - height + 1))
+    plateau = max(1, round(frames * rng.uniform(0.12, 0.7)))
+    start = frames - plateau if to_the_end else int(rng.integers(0, frames - plateau + 1))
     strength = np.zeros(frames, np.float32)
-    strength[start : start + height] = 1
+    strength[start : start + plateau] = 1
     rise = int(rng.integers(0, max(4, start + 1) if to_the_end else 4))
     for step in range(1, rise + 1):
         level = 1 - step / (rise + 1)
         if start - step >= 0:
             strength[start - step] = level
-        if start + height - 1 + step < frames:
-            strength[start + height - 1 + step] = level
+        if start + plateau - 1 + step < frames:
+            strength[start + plateau - 1 + step] = level
     return strength * rng.uniform(0.85, 1.0)
 
 
 def _speech_motion(frames: int, rng: np.random.Generator) -> np.ndarray:
-    """Return offsets (T, 52) of talking: mouths in an uneven rhythm, with pauses.
+    """Return offsets (T, 52) of talking: visemes in an uneven rhythm, with pauses, and now and then raised brows.
 
-    Syllables come at 3 to 6 a second, faster than clips are sampled, so that neighboring frames are almost independent;
-    but people also draw out a word, or keep their mouth open while they think. Brows lift now and then.
+    There are 3 to 6 syllables a second, about as many as sampled frames, so that neighboring frames are almost
+    independent; but people also draw out a word, or keep their mouth open while they think.
     """
-    pace = rng.uniform(1, rng.choice([2, 12]))
+    mean_frames = rng.uniform(1, rng.choice([2, 12]))
     mouths = np.zeros((frames, len(VISEMES)), np.float32)
     brows = np.zeros(frames, np.float32)
     start = 0
     while start < frames:
-        end = start + 1 + int(rng.exponential(pace - 1))
+        end = start + 1 + int(rng.exponential(mean_frames - 1))
         if rng.random() > 0.25:
             mouths[start:end, rng.choice(len(VISEMES), 2)] = rng.uniform(0.1, 0.9, 2)
             brows[start:end] = rng.uniform(0, 0.4) * (rng.random() < 0.2)
@@ -244,9 +243,9 @@ def _speech_motion(frames: int, rng: np.random.Generator) -> np.ndarray:
     return change
 
 
-def _idle_motion(frames: int, spread: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return offsets (T, 52) of blinks, a wandering gaze and the landmarker's noise, in parts of `spread` (52,)."""
-    change: np.ndarray = rng.normal(0, 0.15, (frames, len(BLENDSHAPES))).astype(np.float32) * spread
+def _idle_motion(frames: int, blendshape_std: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return offsets (T, 52) of blinks, a wandering gaze, and noise in proportion to `blendshape_std` (52,)."""
+    change: np.ndarray = rng.normal(0, 0.15, (frames, len(BLENDSHAPES))).astype(np.float32) * blendshape_std
     change[np.ix_(rng.random(frames) < 0.08, BLINK)] += rng.uniform(0.3, 0.8)
     for gaze in GAZES:
         change[:, gaze] += (_slow_wave(frames, rng) * rng.uniform(0, 0.3))[:, None]

@@ -1,4 +1,4 @@
-"""Augment log-mel spectrograms: other moments, and masked blocks of time and of bands.
+"""Augment log-mel spectrograms: random crops in time, and masked blocks of time steps and of bands.
 
 The augmentation works on the log-mel spectrogram, not on the waveform: that takes less than a millisecond, where a new
 spectrogram takes several. Functions take and return float32 (64, N), as `moodreel.media.mel_spectrogram.log_mel` makes
@@ -14,12 +14,13 @@ from moodreel.pipelines.clip_loader import MEL_STEPS
 SLACK_SECONDS = 0.25
 """How far a window may start before the recording, or end after it."""
 MAX_MASK_STEPS, MAX_MASK_BANDS = 16, 8
-"""Of a masked block of time, and of one of bands (SpecAugment, Park et al. 2019, without time warping)."""
+"""Size of the largest masked block (SpecAugment, Park et al. 2019, without time warping)."""
 SILENCE = float(np.log(POWER_FLOOR))
+"""Value of silence in a log-mel spectrogram."""
 
 
 def augment_mel(mels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Take three seconds of a recording's spectrogram, with masked blocks: (64, MEL_STEPS)."""
+    """Take three seconds of a recording's spectrogram, and mask blocks of them: (64, MEL_STEPS)."""
     return mask_blocks(crop_time(mels, _sample_start(mels.shape[1], rng)), rng)
 
 
@@ -33,7 +34,7 @@ def crop_time(mels: np.ndarray, start: int) -> np.ndarray:
 
 
 def mask_blocks(mels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Replace a random block of time and one of bands by the mean, so that the network relies on none of them."""
+    """Replace a random block of time steps and one of bands by the mean, so that the network relies on neither."""
     masked, mean = mels.copy(), mels.mean()
     bands, steps = masked.shape
     masked[:, _sample_block(steps, MAX_MASK_STEPS, rng)] = mean

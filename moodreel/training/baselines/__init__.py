@@ -1,1 +1,1 @@
-"""What a network has to beat: logistic regressions on features made by hand."""
+"""Baselines that a network has to beat: logistic regressions on hand-crafted features."""

@@ -19,9 +19,9 @@ APERIODICITY = 0.2
 """Threshold on YIN's normalized difference: about the fraction of a frame's power that may differ between periods where
 there is still a voice."""
 COEFFICIENTS = 13
-"""Of the cepstrum, without the zeroth, which is loudness."""
+"""Number of cepstral coefficients, without the zeroth, which is loudness."""
 _SILENCE = 1e-7
-"""Mean square of a frame, 70 dB below the maximum, below which a frame is silent."""
+"""A frame is silent if its mean square is below this, 70 dB below the maximum."""
 _POWER_FLOOR = 1e-12
 _MIN_LAG, _MAX_LAG = int(SAMPLE_RATE / MAX_PITCH), int(SAMPLE_RATE / MIN_PITCH) + 1
 _COMPARED = WINDOW_LENGTH - _MAX_LAG - 1
@@ -46,9 +46,9 @@ class AcousticDescriptors:
     """Descriptors of N frames of 64 ms, 16 ms apart.
 
     Attributes:
-        mels: The log-mel spectrogram, float32 (64, N).
+        mels: the log-mel spectrogram, float32 (64, N).
         pitch: Hz, float64 (N,); NaN where there is no voice.
-        periodicity: float64 (N,), from 0, noise, to 1, periodic.
+        periodicity: float64 (N,), from 0 (noise) to 1 (periodic).
         values: float64 (N,) by name: those of `DESCRIPTORS`, and `mfcc 1` … `mfcc 13`.
     """
 
@@ -79,8 +79,8 @@ def compute_pitch(samples: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return the pitch in Hz, NaN in silence, noise and whispers, and the periodicity, both float64 (N,).
 
     The first five steps of YIN: the difference of a frame and itself some samples later, divided by its cumulative
-    mean; the first dip below `APERIODICITY`; and parabolic interpolation. Own code: librosa's `yin` tells no voice from
-    noise and is off by 0.9 % at 80 Hz, its `pyin` takes forty times as long.
+    mean; the first dip below `APERIODICITY`; and parabolic interpolation. librosa's `yin` does not tell voice from
+    noise and is off by 0.9 % at 80 Hz; its `pyin` takes forty times as long.
     """
     frames = librosa.util.frame(_pad(samples), frame_length=WINDOW_LENGTH, hop_length=HOP_LENGTH, axis=0)
     difference = _difference_function(frames)
@@ -106,13 +106,13 @@ def cepstrum(mels: np.ndarray) -> np.ndarray:
 
 
 def _pad(samples: np.ndarray) -> np.ndarray:
-    """Pad samples so that frames are centered as those of the spectrogram."""
+    """Pad samples so that frames are centered like those of the spectrogram."""
     return np.pad(samples.astype(np.float64), WINDOW_LENGTH // 2)
 
 
 def _difference_function(frames: np.ndarray) -> np.ndarray:
     """Return the summed squared differences of each frame at lags 0 to _MAX_LAG + 1: float64 (N, _MAX_LAG + 2)."""
-    # The correlation by FFT is circular, but what is compared ends before the frame does.
+    # The correlation by FFT is circular, but no compared sample lies beyond the end of the frame.
     start = np.fft.rfft(frames[:, :_COMPARED], WINDOW_LENGTH)
     correlation = np.fft.irfft(start.conj() * np.fft.rfft(frames), WINDOW_LENGTH)[:, : _MAX_LAG + 2]
     energy = np.pad(np.cumsum(np.square(frames), axis=1), ((0, 0), (1, 0)))
@@ -125,7 +125,7 @@ def _difference_function(frames: np.ndarray) -> np.ndarray:
 def _spectral_descriptors(power: np.ndarray) -> dict[str, np.ndarray]:
     """Compute the descriptors of a power spectrogram (WINDOW_LENGTH // 2 + 1, N)."""
     hertz = librosa.fft_frequencies(sr=SAMPLE_RATE, n_fft=WINDOW_LENGTH)
-    # Amplitudes of length 1 in each frame, so that flux does not depend on loudness.
+    # Normalized to length 1 in each frame, so that flux does not depend on loudness.
     amplitude = np.sqrt(power / power.sum(axis=0))
 
     def band(low: float, high: float) -> np.ndarray:

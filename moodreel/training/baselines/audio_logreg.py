@@ -1,4 +1,4 @@
-"""Classify emotions of recordings by functionals and a logistic regression: a baseline without a network.
+"""Classify emotions of recordings by a logistic regression on functionals: a baseline without a network.
 
 Everything that is fitted, feature scaling and regularization included, is fitted on the training persons: the strength
 of the regularization by an inner cross-validation over them.
@@ -47,11 +47,11 @@ def cross_validate_baseline(
     Args:
         data: N recordings.
         features: float64 (N, D), see `extract_features`.
-        count: Of the folds.
-        seed: Of the folds.
+        count: number of folds.
+        seed: seed of the folds.
 
     Raises:
-        DataInvalid: There are too few persons for the folds, or for the inner ones.
+        DataInvalid: there are too few persons for the folds, or for the inner ones.
     """
     results: list[BaselineFold] = []
     for fold in folds(data.examples, count, seed=seed):
@@ -74,7 +74,7 @@ def extract_features(data: Dataset) -> np.ndarray:
     """Compute the functionals of a data set's recordings, or of its clips' sound: float64 (N, D).
 
     Raises:
-        DataInvalid: The data set holds images, or a file cannot be read or holds no sound.
+        DataInvalid: the data set holds images, or a file cannot be read or holds no sound.
     """
     if data.media == IMAGES:
         raise DataInvalid(f"{data.name} is a set of pictures; name one with sound, as in ravdess-audio:PATH.")
@@ -84,7 +84,7 @@ def extract_features(data: Dataset) -> np.ndarray:
 def fit(features: np.ndarray, truth: np.ndarray, strength: float) -> Pipeline:
     """Fit a multinomial logistic regression on standardized features (N, D) and label indices (N,).
 
-    All classes have the same total weight, since UAR is what counts.
+    All classes have the same total weight, because UAR is the metric that counts.
     """
     clip = FunctionTransformer(np.clip, kw_args={"a_min": -MAX_DEVIATIONS, "a_max": MAX_DEVIATIONS})
     # scikit-learn's C weighs the sum of the losses, `strength` their mean.
@@ -93,7 +93,7 @@ def fit(features: np.ndarray, truth: np.ndarray, strength: float) -> Pipeline:
 
 
 def choose_strength(features: np.ndarray, truth: np.ndarray, inner: Sequence[Split]) -> float:
-    """Return the one of `STRENGTHS` with the best UAR over the inner folds; of equals the strongest."""
+    """Return the one of `STRENGTHS` with the best UAR over the inner folds; in a tie, the strongest."""
     scores = {}
     for strength in STRENGTHS:
         predicted = np.zeros_like(truth)
@@ -105,7 +105,7 @@ def choose_strength(features: np.ndarray, truth: np.ndarray, inner: Sequence[Spl
 
 
 def summarize(results: Sequence[BaselineFold]) -> str:
-    """Describe each fold, mean and standard deviation over the folds, and the confusion of all of them."""
+    """Describe each fold, mean and standard deviation over the folds, and the confusion matrix of all folds."""
     values = {
         "UAR": [fold.metrics.balanced_accuracy for fold in results],
         "accuracy": [fold.metrics.accuracy for fold in results],

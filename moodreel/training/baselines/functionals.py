@@ -21,8 +21,8 @@ SOUND_RANGE = 40.0
 FRAME_RATE = SAMPLE_RATE / HOP_LENGTH
 """Frames a second."""
 FUNCTIONALS_OF_EACH = ("mean", "deviation", "10th", "median", "90th", "range", "slope", "change")
-"""Mean, standard deviation, percentiles, range from the 10th to the 90th, slope a second, and the standard deviation of
-the change from frame to frame."""
+"""Mean, standard deviation, percentiles, range from the 10th to the 90th percentile, slope per second, and the standard
+deviation of the change from frame to frame."""
 _DESCRIPTORS = ("pitch", "periodicity", *DESCRIPTORS, *(f"mfcc {number}" for number in range(1, COEFFICIENTS + 1)))
 _RHYTHM = ("sounding", "voiced", "voices a second", "longest voice", "mean voice", "seconds")
 FUNCTIONALS = (
@@ -40,7 +40,7 @@ def compute_functionals(samples: np.ndarray) -> np.ndarray:
         samples: float32 (M,), M > 0, -1 to 1, mono, `SAMPLE_RATE` samples a second.
 
     Returns:
-        float64 (len(FUNCTIONALS),), all finite; mostly 0 where there is no sound.
+        float64 (len(FUNCTIONALS),), all finite; all 0 without sound.
     """
     descriptors = compute_descriptors(samples)
     loudness = descriptors.values["loudness"]
@@ -58,7 +58,7 @@ def summarize(values: np.ndarray, mask: np.ndarray) -> np.ndarray:
 
     Args:
         values: float64 (N,).
-        mask: bool (N,), the frames that count; changes are between neighbors that both do.
+        mask: bool (N,), the frames that count; a change counts if both of its frames do.
 
     Returns:
         Zeros where no frame counts.
@@ -88,8 +88,8 @@ def _summarize_bands(descriptors: AcousticDescriptors, sounding: np.ndarray) -> 
 def _rhythm(sounding: np.ndarray, voiced: np.ndarray) -> np.ndarray:
     """Return the values named in `_RHYTHM`.
 
-    Of all frames the fraction with sound; of these the fraction with a voice; voiced segments a second; the longest,
-    and their mean, in seconds; and the seconds from the first sound to the last.
+    These are the fraction of frames with sound, the fraction of those with a voice, voiced segments per second, the
+    longest and the mean segment in seconds, and the seconds from the first sound to the last.
     """
     if not sounding.any():
         return np.zeros(len(_RHYTHM))

@@ -1,4 +1,4 @@
-"""Classify emotions of texts by TF-IDF and a logistic regression: a baseline without a network."""
+"""Classify emotions of texts by logistic regressions on TF-IDF: a baseline without a network."""
 
 import torch
 from sklearn.feature_extraction.text import TfidfVectorizer
@@ -12,16 +12,16 @@ from moodreel.training.evaluation.calibration import apply_calibration, fit_cali
 from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_multilabel_metrics
 
 INVERSE_REGULARIZATION = 3.0
-"""Of 1, 3 and 10 the one with the best macro-F1 on the calibration texts of GoEmotions."""
+"""scikit-learn's C: of 1, 3 and 10 the one with the best macro-F1 on the calibration texts of GoEmotions."""
 
 
 def measure_tfidf_baseline(train: Texts, calibration: Texts, dev: Texts) -> MultilabelMetrics:
-    """Evaluate a logistic regression for each label over TF-IDF of words and pairs of words.
+    """Evaluate a logistic regression for each label on TF-IDF of words and pairs of words.
 
     Args:
-        train: What it is trained on.
-        calibration: What its calibration and its thresholds are fitted on.
-        dev: What it is evaluated on.
+        train: texts to train on.
+        calibration: texts to fit the calibration and the thresholds on.
+        dev: texts to evaluate on.
     """
     vectorizer = TfidfVectorizer(
         preprocessor=lambda text: normalize_text(text).lower(),

@@ -1,1 +1,1 @@
-"""The verbs of `python -m moodreel.training`, one module each, and the options that they share."""
+"""The verbs of `python -m moodreel.training`, one module each, and their shared options."""

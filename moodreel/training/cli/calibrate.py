@@ -20,7 +20,7 @@ from moodreel.training.experiment.recipe import STORE
 from moodreel.training.export.model_folder import write_json
 
 HEADING = "## Prior and confidence"
-"""Of the section in CARD.md."""
+"""Heading of the section in CARD.md."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -29,7 +29,7 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("model", help="a name in the store, or a model's folder")
     add_data(
         parser,
-        "what to fit on; several, of images, clips and talkers that the model was not trained on",
+        "data to fit on, once for each set: images, clips and talkers that the model was not trained on",
         (*FACE_DATA, *TABLE_DATA),
         several=True,
     )
@@ -41,13 +41,13 @@ def add_parser(commands: Commands) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Fit a model's priors, and print what they change."""
+    """Fit a model's priors, and print them with their effect."""
     device = str(resolve_device(args.device))
     [model] = open_models([args.model], STORE, device=device)
     if not isinstance(model, EvaluatedFaceModel):
         raise DataInvalid(f"{model.name} reads voices too; priors are for models that read faces alone.")
     if args.write and not (model.path / CARD_FILE).is_file():
-        raise DataInvalid(f"{model.path} is no folder with a {CARD_FILE}, to write priors into; name one.")
+        raise DataInvalid(f"{model.path} is not a folder with a {CARD_FILE} to write priors into; name one.")
     context = DataContext(STORE, args.cache, workers=args.threads)
     sets = predict_uncalibrated(model, [open_dataset(spec) for spec in args.data], context, device=device)
     priors = fit_priors(sets)

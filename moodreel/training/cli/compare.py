@@ -32,22 +32,18 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("compare", help="measure models side by side, and say whether one is better")
     add = parser.add_argument
     add("models", nargs="+", metavar="MODEL", help="a name in the store, a folder or a weights file")
-    add_data(parser, "what to measure on")
+    add_data(parser, "data to measure on")
     add_out(parser, "the report's folder")
-    add("--groups", type=Path, help="csv of columns file, group: measure each group too")
+    add("--groups", type=Path, help="CSV file with the columns file and group: measure each group too")
     help = "the deciding metric (default: %(default)s)"
     metric = add("--metric", choices=sorted(CONFUSION_METRICS), default=DECISION_METRIC, help=help)
     help = "fraction to measure on, instead of the test part of the data set"
     test_fraction = add("--test-fraction", type=float, metavar="FLOAT", help=help)
     help = "split by person or at random (which leaks); default: person"
     split_by = add("--split-by", choices=SPLIT_BY, default="", help=help)
-    add(
-        "--seed",
-        type=at_least(0),
-        default=0,
-        help="of the split and of the bootstrap (default: %(default)s)",
-    )
-    add("--resamples", type=int, default=2000, help="of the bootstrap (default: %(default)s)")
+    help = "seed of the split and of the bootstrap (default: %(default)s)"
+    add("--seed", type=at_least(0), default=0, help=help)
+    add("--resamples", type=int, default=2000, help="resamples of the bootstrap (default: %(default)s)")
     help = "training examples to measure the generalization gap on, 0 for none (default: %(default)s)"
     add("--gap-sample", type=int, default=1000, help=help)
     help = "measure the gap also of models whose card does not name the data set as training data"
@@ -80,15 +76,15 @@ def run(args: argparse.Namespace) -> None:
 
 
 def groups_of(file: Path, data: Dataset, folder: Path) -> dict[str, np.ndarray]:
-    """Read the groups of a set's files, by their names relative to its folder: bool (N,) of each."""
+    """Read the groups of a set's files, whose names are relative to its folder: bool (N,) by group."""
     media = [example.media for example in data.examples]
     if not all(isinstance(each, Path) for each in media):
-        raise DataInvalid("Groups are of files in a folder for each label; this set comes as arrays.")
+        raise DataInvalid("--groups names files in a folder for each label, but this set has arrays; leave it out.")
     return read_groups(file, tuple(Path(str(each)).relative_to(folder).as_posix() for each in media))
 
 
 def command_of(args: argparse.Namespace) -> str:
-    """Return the command that made a report, with all that its numbers depend on."""
+    """Return the command that made a report, with all options that its numbers depend on."""
     words = ["python", "-m", "moodreel.training", "compare", *args.models, "--data", args.data]
     words += ["--groups", str(args.groups)] if args.groups else []
     words += ["--metric", args.metric] if args.metric != DECISION_METRIC else []

@@ -9,9 +9,9 @@ from moodreel.training.experiment.preset import preset_names
 
 VERBS = {"movements": ["train", "movements"], "baseline": ["train", "audio-logreg"]}
 MODEL_ARGUMENTS = ("width", "embedding", "hidden", "dropout", "blank", "patch", "heads", "layers")
-"""Arguments of networks that were options of `train`."""
+"""Arguments of networks that are deprecated as options of `train`."""
 GPU = {"0": "cpu", "1": "cuda"}
-"""Values of --gpu, as --device has them."""
+"""Value of --device for each value of --gpu."""
 
 
 def replace_verb(arguments: Sequence[str]) -> list[str]:
@@ -37,11 +37,11 @@ def add_deprecated(
     """Add old names of an option, which `--help` does not show.
 
     Args:
-        parser: Where to add them.
-        option: The present option, which does the work.
-        *old: With dashes.
-        new: What the notice says to use; the option's name by default.
-        type: Converts an old value to the present one.
+        parser: the parser to add them to.
+        option: the present option, which does the work.
+        *old: old names, with dashes.
+        new: replacement that the notice names; the option's name by default.
+        type: converts an old value to the present one.
     """
     parser.add_argument(*old, action=_Deprecated, option=option, new=new, type=type or option.type or str)
 
@@ -62,5 +62,5 @@ class _Deprecated(argparse.Action):
 
 
 def notice(old: str, new: str) -> None:
-    """Print that something old is deprecated."""
+    """Print that something is deprecated, and its replacement."""
     print(f"moodreel.training: {old} is deprecated and will be removed; use {new}.", file=sys.stderr)

@@ -21,9 +21,9 @@ from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.recipe import STORE
 
 FACE_DATA, TEXT_DATA = ("ferplus", "muxspace", IMAGES), ("goemotions",)
-"""Data sets that are measured on one at a time, in every detail."""
+"""Data sets that can be measured on alone, with a detailed report."""
 TABLE_DATA = ("webfaces", "afew-va", "ravdess", CLIPS, TALKERS)
-"""What the table of several sets can have besides `FACE_DATA`."""
+"""Data sets besides `FACE_DATA` that the table of several sets can have."""
 
 
 def add_parser(commands: Commands) -> None:
@@ -31,14 +31,14 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("evaluate", help="measure one model on a data set")
     parser.add_argument("model", help="a name in the store, a model's folder or a weights file")
     help = (
-        f"what to measure on; {', '.join(TEXT_DATA)} for a text model. Of several, or of {', '.join(TABLE_DATA)}, one "
+        f"data to measure on; {', '.join(TEXT_DATA)} for a text model. Several, or {', '.join(TABLE_DATA)}, give one "
         "table with the criterion to choose a model by"
     )
     add_data(parser, help, (*FACE_DATA, *TABLE_DATA, *TEXT_DATA), several=True)
     parser.add_argument(
         "--groups",
         type=Path,
-        help="csv file with the columns file and group: measure each group of one images:PATH too",
+        help="CSV file with the columns file and group: measure each group of one images:PATH too",
     )
     help = "how often people show each emotion; for models whose model.json has priors (default: %(default)s)"
     parser.add_argument("--prior", choices=PRIORS, default=DIARY, help=help)
@@ -79,7 +79,7 @@ def _run_table(args: argparse.Namespace, device: str, context: DataContext, *, i
 
 
 def _parse(spec: str, names: tuple[str, ...]) -> Path:
-    """Return the path of NAME:PATH. A mere path is deprecated."""
+    """Return the path of NAME:PATH. A path alone is deprecated."""
     name, colon, path = spec.partition(":")
     if colon and name not in names:
         raise DataInvalid(f"This model is measured on {', '.join(names)}, not on {name!r}.")
@@ -89,7 +89,7 @@ def _parse(spec: str, names: tuple[str, ...]) -> Path:
 
 
 def _is_text(model: str) -> bool:
-    """Tell whether a name or a path is that of a text model."""
+    """Return whether a name or a path is that of a text model."""
     path = Path(model)
     folder = path if path.is_dir() else path.parent if path.exists() else STORE / model
     return read_kind(folder / CARD_FILE) == TEXT

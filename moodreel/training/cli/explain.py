@@ -26,8 +26,8 @@ def add_parser(commands: Commands) -> None:
     parser = commands.add_parser("explain", help="draw where in faces a model found evidence")
     parser.add_argument("model", help="a name in the store, or a model's folder")
     parser.add_argument("images", type=Path, nargs="*", metavar="IMAGE", help=IMAGE_FORMATS)
-    parser.add_argument("--data", help="NAME:PATH of a data set of images, whose labels are written beside")
-    help = "its held-out images (default: %(default)s)"
+    parser.add_argument("--data", help="NAME:PATH of a data set of images, whose labels are shown too")
+    help = "number of held-out images of --data (default: %(default)s)"
     parser.add_argument("--count", type=at_least(1), default=MAX_SHEET_FACES, help=help)
     parser.add_argument("--label", help="explain this label, not the predicted one")
     add_out(parser, "the folder to write to")
@@ -48,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
     if not faces:
         raise DataInvalid("There is no face to explain; name images that show one, or --data NAME:PATH.")
     if len({face.name for face in faces}) < len(faces):
-        raise DataInvalid("Two images have the same name, and so would what is drawn of them; rename one.")
+        raise DataInvalid("Two images have the same name, and their drawings would too; rename one.")
     maps = attribute_faces(model.predictor, faces, label=args.label)
     args.out.mkdir(parents=True, exist_ok=True)
     for face, each in zip(faces, maps, strict=True):

@@ -26,8 +26,8 @@ def add_parser(commands: Commands) -> None:
     parser.add_argument("model", help="a name in the store, or a model's folder")
     add_out(parser, "a new or empty folder; its name is the model's")
     parser.add_argument("--weights", choices=PRECISIONS, required=True, help="the data type of the weights")
-    add_data(parser, "a data set, whose held-out part is measured on")
-    help = "at most so many examples, 0 for all (default: %(default)s)"
+    add_data(parser, "a data set whose held-out part measures the change")
+    help = "largest number of examples, 0 for all (default: %(default)s)"
     parser.add_argument("--count", type=at_least(0), default=1000, help=help)
     add_common(parser)
     parser.set_defaults(run=run)
@@ -36,7 +36,7 @@ def add_parser(commands: Commands) -> None:
 def run(args: argparse.Namespace) -> None:
     """Export a model, and measure it on examples that a data set holds out.
 
-    Examples in which the model finds no face are left out of both sides.
+    Examples in which the original model finds no face are left out, before and after.
     """
     check_out(args.out, overwrite=args.overwrite)
     context, device = DataContext(STORE, args.cache, workers=args.threads), str(resolve_device(args.device))
@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
     data = open_dataset(args.data)
     check_media([model], data.media)
     if not model.path.is_dir():
-        raise ModelInvalid(f"{model.path.name!r} is no folder; name the folder of a model, with a model.json in it.")
+        raise ModelInvalid(f"{model.path.name!r} is not a folder; name the folder of a model, with a model.json in it.")
     if args.out.resolve() == model.path.resolve():
         raise DataInvalid(f"{args.out} is the model itself; name a new or empty folder.")
     labels = common_labels({model.name: model.info.labels}, data.labels)
@@ -65,5 +65,5 @@ def run(args: argparse.Namespace) -> None:
         probabilities: np.ndarray = predictions.probabilities[before.found] @ matrix
         return probabilities
 
-    stated = f"the held-out split of {data.name}"
-    print(quantize_model(model.path, args.out, args.weights, predict, truth, data=stated))
+    part = f"the held-out split of {data.name}"
+    print(quantize_model(model.path, args.out, args.weights, predict, truth, data=part))

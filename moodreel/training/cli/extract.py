@@ -15,7 +15,7 @@ def add_parser(commands: Commands) -> None:
     """Add the verb."""
     parser = commands.add_parser("extract", help="write frames of videos, or faces, to label by hand")
     parser.add_argument("videos", type=Path, nargs="+", metavar="VIDEO", help="a video file")
-    parser.add_argument("--every", type=parse_duration, default=1.0, help="1s, 500ms, 2min (default: 1s)")
+    parser.add_argument("--every", type=parse_duration, default=1.0, help="interval: 1s, 500ms, 2min (default: 1s)")
     parser.add_argument("--size", type=int, default=224, help="pixels a side of an image (default: %(default)s)")
     parser.add_argument("--faces", action="store_true", help="a square around each face instead of whole frames")
     parser.add_argument("--out", type=Path, required=True, help="a new or empty folder")
@@ -36,9 +36,9 @@ def parse_duration(text: str) -> float:
     """Parse a duration, such as 1s, 500ms, 0.5 or 2min, to seconds.
 
     Raises:
-        ArgumentTypeError: It is none.
+        ArgumentTypeError: it is not a duration.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|)", text.strip())
     if match is None or not float(match[1]):
-        raise argparse.ArgumentTypeError(f"{text!r} is no length of time; write it as 1s, 500ms or 2min")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration; write it as 1s, 500ms or 2min")
     return float(match[1]) * {"ms": 0.001, "s": 1, "min": 60, "": 1}[match[2]]

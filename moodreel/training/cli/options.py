@@ -1,4 +1,4 @@
-"""Command-line options that are made from options dataclasses, and those that several verbs have."""
+"""Command-line options that are generated from options dataclasses, and options that verbs share."""
 
 import argparse
 from collections.abc import Callable, Collection, Iterable
@@ -16,39 +16,39 @@ from moodreel.training.experiment.options import PATH, Options, flag
 from moodreel.training.experiment.recipe import STORE
 
 TRAIN_LOG = "train.log"
-"""Of a training, in the model's folder."""
+"""Log of a training, in the model's folder."""
 
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-else:  # the class takes no type argument when it runs
+else:  # the class takes no type argument at run time
     Commands = argparse._SubParsersAction
 """What `add_subparsers` returns: each verb adds its parser to it."""
 
 
 def add_fields(parser: argparse.ArgumentParser, *records: Options, names: Collection[str]) -> None:
-    """Add an option for each field in `names` of records of options, whose values are the defaults."""
+    """Add an option for each field of options dataclasses that is in `names`, with its value as the default."""
     deprecated: dict[str, argparse.Action] = {}
     options: set[str] = set()
     for record in records:
-        for each in (each for each in fields(record) if each.name in names):
-            option = _add_field(parser, each, getattr(record, each.name))
-            options.add(flag(each.name))
-            # Of two options with one old name, the present preset has had the later one.
-            deprecated |= {flag(old): option for old in each.metadata["old"]}
+        for field in (field for field in fields(record) if field.name in names):
+            option = _add_field(parser, field, getattr(record, field.name))
+            options.add(flag(field.name))
+            # An old name that two options share means the later one.
+            deprecated |= {flag(old): option for old in field.metadata["old"]}
     for old in sorted(deprecated.keys() - options):
         add_deprecated(parser, deprecated[old], old)
 
 
-def _add_field(parser: argparse.ArgumentParser, each: Field[Any], default: Any) -> argparse.Action:
-    metadata = each.metadata
+def _add_field(parser: argparse.ArgumentParser, field: Field[Any], default: Any) -> argparse.Action:
+    metadata = field.metadata
     shown = "" if default in ("", None, ()) else " (default: %(default)s)"
     more: dict[str, Any] = {"nargs": "*"} if isinstance(default, tuple) else {}
     return parser.add_argument(
-        flag(each.name),
-        type=Path if metadata["kind"] == PATH else parse_flag if isinstance(default, bool) else type(each.default),
+        flag(field.name),
+        type=Path if metadata["kind"] == PATH else parse_flag if isinstance(default, bool) else type(field.default),
         default=default,
         choices=metadata["choices"] or None,
-        metavar=metadata["kind"] or (None if metadata["choices"] else type(each.default).__name__.upper()),
+        metavar=metadata["kind"] or (None if metadata["choices"] else type(field.default).__name__.upper()),
         help=metadata["help"] + shown,
         **more,
     )
@@ -69,7 +69,7 @@ def add_common(parser: argparse.ArgumentParser, *, cache: bool = True) -> argpar
 def add_data(
     parser: argparse.ArgumentParser, help: str, names: Iterable[str] = DATASETS, *, several: bool = False
 ) -> None:
-    """Add --data NAME:PATH of one data set, or of several as a list."""
+    """Add --data NAME:PATH, for one data set or for several as a list."""
     text = f"{help}; NAME is one of {', '.join(names)}"
     action = "append" if several else "store"
     parser.add_argument("--data", action=action, required=True, metavar="NAME:PATH", help=text)
@@ -90,7 +90,7 @@ def parse_flag(text: str) -> bool:
 
 
 def at_least(low: int) -> Callable[[str], int]:
-    """Make an argparse type: a whole number from `low`."""
+    """Return an argparse type: a whole number, `low` or more."""
 
     def parse(text: str) -> int:
         if not text.strip().isdecimal() or int(text) < low:
@@ -101,16 +101,16 @@ def at_least(low: int) -> Callable[[str], int]:
 
 
 def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
-    """Protect what a verb would write over.
+    """Check that a verb would not overwrite files.
 
     Args:
-        out: The folder to write.
-        overwrite: Whether existing files may be replaced.
-        resume: Whether an interrupted training goes on in it.
+        out: the folder to write.
+        overwrite: whether existing files may be replaced.
+        resume: whether an interrupted training continues in it.
 
     Raises:
-        DataInvalid: It is a shipped model, or holds files, such as an interrupted training, or a finished model without
-            a checkpoint to go on from.
+        DataInvalid: the folder is in the store of shipped models, or holds files, such as an interrupted training, or
+            (with `resume`) a finished model without a checkpoint.
     """
     if out.resolve().is_relative_to(STORE.resolve()):
         raise DataInvalid(f"{out} is in the store of shipped models; write to another folder, and copy it.")
@@ -118,13 +118,13 @@ def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
         return
     if is_unfinished(out):
         raise DataInvalid(f"{out} holds an interrupted training: continue it with --resume, or use --overwrite.")
-    # A log alone is what a run leaves that failed before its first checkpoint, on a broken picture for instance.
+    # A run that fails before its first checkpoint, for example on a broken picture, leaves only a log.
     if out.is_dir() and any(path.name != TRAIN_LOG for path in out.iterdir()):
         raise DataInvalid(f"{out} holds files already; name a new or empty folder, or use --overwrite.")
 
 
 def is_unfinished(out: Path) -> bool:
-    """Tell whether a folder has a checkpoint newer than its model: model.json is written last."""
+    """Return whether a folder has a checkpoint newer than its model: model.json is written last."""
     card = out / CARD_FILE
     written = card.stat().st_mtime_ns if card.is_file() else 0
     return any(path.stat().st_mtime_ns > written for path in list_checkpoints(out))

@@ -49,10 +49,10 @@ def _add_preset(parser: argparse.ArgumentParser, preset: Preset) -> None:
         action="append",
         required=True,
         metavar="NAME:PATH",
-        help=f"a data set to train on, once for each; NAME is one of {names}",
+        help=f"a data set to train on; repeat it for each; NAME is one of {names}",
     )
     if recipe.writes_model:
-        add_out(parser, "the model's folder; its name is the model's")
+        add_out(parser, "the model's folder, whose name is the model's name")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run with the same --out")
     parser.add_argument("--wandb", default="", metavar="PROJECT", help="log to Weights & Biases too, if installed")
     model_arg = parser.add_argument(
@@ -60,7 +60,7 @@ def _add_preset(parser: argparse.ArgumentParser, preset: Preset) -> None:
         action="append",
         default=[],
         metavar="NAME=VALUE",
-        help="an argument of the network, once for each: fusion=gated, layers=2, channels=[32,64]",
+        help="an argument of the network; repeat it for each: fusion=gated, layers=2, channels=[32,64]",
     )
     device = add_common(parser)
     config, options = configure(preset)
@@ -81,13 +81,13 @@ def run(preset: Preset, args: argparse.Namespace) -> None:
     recipe.check_data(request.data, preset.name)
     if recipe.writes_model:
         check_out(args.out, overwrite=args.overwrite, resume=args.resume)
-    # Everything that can be wrong, before the folder is touched.
+    # `prepare` finds errors in the request and the data before the folder is changed.
     start = recipe.prepare(request)
     if recipe.writes_model:
         for path in [] if args.resume else list_checkpoints(args.out):
-            path.unlink()  # of an older run: after a stop, --resume would take it for one of this run
+            path.unlink()  # of an older run: --resume would take it for one of this run
         _open_log(args.out, append=args.resume)
-    # Not the request itself: train.log is published with the model, and has no paths of this machine.
+    # Not the request itself: train.log is published with the model, and must not have paths of this machine.
     logger.info("%s\n%s", request.command, request.record())
     summary = start()
     logger.info("Done in %.1f minutes.", (time.monotonic() - started) / 60)
@@ -95,16 +95,16 @@ def run(preset: Preset, args: argparse.Namespace) -> None:
 
 
 def build_request(preset: Preset, args: argparse.Namespace) -> RunRequest[Any]:
-    """Return the run that a preset and a command line ask for. Raises DataInvalid."""
+    """Return the run that a preset and a command line describe. Raises DataInvalid."""
     recipe, given = RECIPES[preset.task], vars(args)
     names = recipe.uses | {each.name for each in fields(recipe.options)}
     config, options = configure(preset, {name: given[name] for name in names})
     data = parse_data(args.data, recipe.bare_data)
     words = [f"python -m moodreel.training train {preset.name}", *(f"--data {name}:PATH" for name in data)]
     words += ["--out DIR"] if recipe.writes_model else []
-    words += [f"--model-arg {shlex.quote(given)}" for given in args.model_arg]
-    for now, default in zip((config, options), configure(preset), strict=True):
-        words += now.words(default)
+    words += [f"--model-arg {shlex.quote(text)}" for text in args.model_arg]
+    for chosen, default in zip((config, options), configure(preset), strict=True):
+        words += chosen.words(default)
     return RunRequest(
         preset=preset.name,
         architecture=preset.architecture,
@@ -122,7 +122,7 @@ def build_request(preset: Preset, args: argparse.Namespace) -> RunRequest[Any]:
 
 
 def parse_data(specs: Sequence[str], bare: str) -> dict[str, Path]:
-    """Parse `NAME:PATH` of each data set. bare: the name of a mere path, which is deprecated. Raises DataInvalid."""
+    """Parse `NAME:PATH` of each data set. A path alone, which is deprecated, means `bare:PATH`. Raises DataInvalid."""
     data: dict[str, Path] = {}
     for spec in specs:
         name, colon, path = spec.partition(":")
@@ -136,10 +136,10 @@ def parse_data(specs: Sequence[str], bare: str) -> dict[str, Path]:
 
 
 def parse_model_arg(text: str) -> tuple[str, Any]:
-    """Parse NAME=VALUE; a value that is no JSON is text. Raises DataInvalid."""
+    """Parse NAME=VALUE; a value that is not JSON is text. Raises DataInvalid."""
     name, equals, value = text.partition("=")
     if not equals:
-        raise DataInvalid(f"--model-arg takes NAME=VALUE; {text!r} is not.")
+        raise DataInvalid(f"--model-arg takes NAME=VALUE, not {text!r}.")
     try:
         return name.strip(), json.loads(value)
     except ValueError:

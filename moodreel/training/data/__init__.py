@@ -1,1 +1,1 @@
-"""Read data sets as they are published, split them, and cache what networks read of them."""
+"""Read data sets as they are published, split them, and cache the inputs of networks."""

@@ -1,13 +1,12 @@
 """AFEW-VA (Kossaifi et al. 2017, doi:10.1016/j.imavis.2017.02.001): film frames with valence and arousal.
 
 One folder per clip, as published: `001/00000.png` … and `001/001.json`, `{"actor": …, "frames": {"00000": {"valence":
--10 to 10, "arousal": -10 to 10, …}}}`. k-means over valence and arousal gives five labels; a file of corrections may
-give a clip or a frame another one.
+-10 to 10, "arousal": -10 to 10, …}}}`. k-means over valence and arousal gives five labels; a table of corrections may
+give a clip or a frame another label.
 """
 
 import json
 import logging
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +34,10 @@ LABEL_COORDINATES: Mapping[str, tuple[float, float]] = {
 """Valence and arousal of each label, -1 to 1 (Russell & Mehrabian 1977, doi:10.1016/0092-6566(77)90037-X: angry, happy,
 sad, and between surprised and fearful); neutral is the origin."""
 CORRECTIONS = "corrections.csv"
-"""Beside the clips: the columns file (`001/00000.png`, or `001` for a whole clip) and label."""
+"""Table next to the clips, with the columns file (`001/00000.png`, or `001` for a whole clip) and label."""
 _EXTENSIONS = (".png", ".jpg", ".jpeg")
-_ATTEMPTS = 10
+_KMEANS_ATTEMPTS = 10
+"""Random initializations, of which the best result is taken."""
 
 
 def read_afew_va(folder: Path) -> tuple[Example, ...]:
@@ -58,7 +58,8 @@ def read_afew_va(folder: Path) -> tuple[Example, ...]:
         except ValueError as error:
             wrong.append(f"{file.relative_to(folder).as_posix()}: {error}")
     if wrong:
-        raise DataInvalid(f"{len(wrong)} clips are not as AFEW-VA's are; download them again:\n  " + "\n  ".join(wrong))
+        listed = "\n  ".join(wrong)
+        raise DataInvalid(f"{len(wrong)} clips are not in AFEW-VA's format; download them again:\n  {listed}")
     centers, cluster = k_means(np.array(values), len(FIVE))
     names = name_clusters(centers)
     labels = [names[index] for index in cluster]
@@ -79,11 +80,11 @@ def k_means(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """
     distinct = len(np.unique(points, axis=0))
     if distinct < count:
-        raise DataInvalid(f"{distinct} different values cannot be parted into {count} labels; take more clips.")
+        raise DataInvalid(f"{distinct} different values cannot be clustered into {count} labels; take more clips.")
     cv2.setRNGSeed(0)
     criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
     _, cluster, centers = cv2.kmeans(
-        points.astype(np.float32), count, np.empty(0), criteria, _ATTEMPTS, cv2.KMEANS_PP_CENTERS
+        points.astype(np.float32), count, np.empty(0), criteria, _KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS
     )
     return np.asarray(centers, float), np.asarray(cluster).ravel()
 
@@ -91,7 +92,7 @@ def k_means(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
 def name_clusters(centers: np.ndarray) -> list[str]:
     """Assign the five labels to cluster centers (5, 2), valence and arousal from -1 to 1.
 
-    The sum of distances between centers and `LABEL_COORDINATES` is minimal (a linear assignment).
+    The assignment minimizes the sum of the distances between centers and `LABEL_COORDINATES`.
     """
     coordinates = np.array([LABEL_COORDINATES[label] for label in FIVE])
     distances = np.linalg.norm(centers[:, None] - coordinates, axis=2)
@@ -100,7 +101,7 @@ def name_clusters(centers: np.ndarray) -> list[str]:
 
 
 def _read_clip(file: Path) -> list[tuple[Path, str | None, tuple[float, float]]]:
-    """Return image, person, and valence and arousal of each frame. Raises ValueError that says what is wrong."""
+    """Return image, person, and valence and arousal of each frame. Raises ValueError with the reason."""
     try:
         clip = json.loads(file.read_text(encoding="utf-8"))
         frames: dict[str, Any] = clip["frames"]
@@ -119,7 +120,7 @@ def _read_clip(file: Path) -> list[tuple[Path, str | None, tuple[float, float]]]
         candidates = (file.with_name(name + extension) for extension in _EXTENSIONS)
         image = next((path for path in candidates if path.is_file()), None) if name.isalnum() else None
         if image is None:
-            raise ValueError(f"frame {name} has no picture beside it")
+            raise ValueError(f"frame {name} has no picture file")
         read.append((image, actor, (valence, arousal)))
     return read
 
@@ -131,7 +132,7 @@ def _correct(labels: Sequence[str], examples: Sequence[Example], corrections: Pa
         for name in (clip, f"{clip}/{example.file.name}"):
             rows_of.setdefault(name, []).append(row)
     corrected, wrong = list(labels), []
-    # Whole clips first, so that a frame of one can be another again.
+    # Whole clips first, so that the correction of a frame overrides that of its clip.
     table = sorted(read_table(corrections, ("file", "label")), key=lambda line: "/" in line["file"])
     for line in table:
         name, label = line["file"].replace("\\", "/"), line["label"].capitalize()
@@ -142,9 +143,9 @@ def _correct(labels: Sequence[str], examples: Sequence[Example], corrections: Pa
             corrected[row] = label
     if wrong:
         raise DataInvalid(
-            f"{corrections} corrects clips or frames that are not there, or to labels other than {', '.join(FIVE)}:\n  "
+            f"{corrections} names clips or frames that are not there, or labels other than {', '.join(FIVE)}:\n  "
             + "\n  ".join(wrong)
         )
-    changed = Counter(old != new for old, new in zip(labels, corrected, strict=True))[True]
+    changed = sum(old != new for old, new in zip(labels, corrected, strict=True))
     logger.info("AFEW-VA: %d frames corrected by %s.", changed, corrections.name)
     return corrected

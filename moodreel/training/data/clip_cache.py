@@ -1,4 +1,4 @@
-"""Clips as networks read them, extracted once and cached: face tracks, or audio-visual windows."""
+"""Extract the inputs of networks from clips, once, and cache them: face tracks, or audio-visual windows."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -21,12 +21,12 @@ from moodreel.training.data.loading import DataContext
 Arrays = dict[str, np.ndarray]
 
 _TRACK_FIELDS = ("landmarks", "normalized_landmarks", "blendshapes", "pose", "crop")
-"""Of `FaceFeatures`, in the order of its constructor."""
+"""Fields of `FaceFeatures`, in the order of its constructor."""
 _WINDOW_FIELDS = tuple(field.name for field in fields(AudioVisualBatch))
 
 
 def load_tracks(examples: Sequence[Example], context: DataContext) -> list[list[FaceFeatures | None] | None]:
-    """Extract the main face of each clip, about five times a second, as serving does.
+    """Extract the main face of each clip, about five times a second, as in serving.
 
     Returns:
         A track per clip, with None where the face is not seen; None for a clip without any face.
@@ -48,7 +48,7 @@ def load_tracks(examples: Sequence[Example], context: DataContext) -> list[list[
 
 
 def load_windows(examples: Sequence[Example], context: DataContext) -> list[AudioVisualBatch | None]:
-    """Load all windows of each clip; None where there is neither a face nor sound. Raises as `load_tracks`."""
+    """Load all windows of each clip; None for a clip with neither a face nor audio. Raises as `load_tracks`."""
     with context.engine() as engine:
         loader = ClipLoader(engine)
 
@@ -73,7 +73,7 @@ def _to_track(arrays: Arrays) -> list[FaceFeatures | None]:
 def _load(
     examples: Sequence[Example], extract: Callable[[bytes], Arrays], kind: str, names: Sequence[str], cache: Path
 ) -> list[Arrays | None]:
-    """Extract from each clip, or read from the cache; None for a clip without a face, or without face and sound."""
+    """Read the arrays of each clip from the cache, or extract them; None where `extract` finds nothing."""
 
     def load(data: bytes) -> Arrays:
         digest = hashlib.sha256(" ".join(names).encode())

@@ -1,4 +1,4 @@
-"""Labeled clips in one folder: listed in a table with their labels, or all of calm talkers."""
+"""Read labeled clips from one folder: those that a table lists, or clips of people who all talk calmly."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from moodreel.training.data.examples import Example, read_table
 from moodreel.training.data.image_folder import EXTENSIONS
 
 TABLE = "clips.csv"
-"""Beside the clips: the columns file and label, and optionally trust."""
+"""Table next to the clips, with the columns file and label, and optionally trust."""
 LOW_TRUST = "low trust"
 """Group of the clips whose trust is low: their labels are doubtful."""
 TALKER_LABEL = "Neutral"
@@ -19,7 +19,7 @@ def read_clip_table(folder: Path) -> tuple[Example, ...]:
     """Read the clips that `TABLE` lists; the group of each is its trust.
 
     Args:
-        folder: of the table; the clips are in it or in its subfolder `clips`.
+        folder: folder with the table; the clips are in it or in its subfolder `clips`.
 
     Raises:
         DataInvalid: the table cannot be read or is empty, a label is missing, or a clip is not there.

@@ -1,4 +1,4 @@
-"""The one data set type of training and evaluation, for any media and any source."""
+"""The data set type of training and evaluation, for any media and any source."""
 
 from dataclasses import dataclass, replace
 
@@ -18,18 +18,17 @@ class Dataset:
     """N labeled examples of one kind of media.
 
     Attributes:
-        name: as reports show it.
+        name: name in reports.
         media: `IMAGES`, `CLIPS` or `AUDIO`.
         labels: C names, in the set's own order.
-        examples: N.
-        license: of the set.
+        examples: the N examples.
+        license: license of the set.
         commercial: whether weights trained on it may be used commercially.
-        targets: float32 (N, C), how far each example is each label, where people voted; None where each example has
-            one label.
-        has_majority: bool (N,), whether one label has over half of the votes; None where nobody voted.
+        targets: float32 (N, C), soft labels from votes; None where each example has one label.
+        has_majority: bool (N,), whether one label has over half of the votes; None without votes.
         published_split: the split that the set was published with; None where it has none.
-        copies: bool (N,), whether a held-out example shows what an example of the training part shows; None where
-            nobody has compared them.
+        copies: bool (N,), whether a held-out example shows the same photograph as a training example; None where they
+            have not been compared.
         faces: images that recordings are paired with by emotion (`pair_with_faces`); None for any other set.
     """
 
@@ -52,7 +51,7 @@ class Dataset:
 
     @property
     def groups(self) -> dict[str, np.ndarray]:
-        """Members of each group of people, bool (N,)."""
+        """Members of each group, bool (N,), by the name of the group."""
         names = sorted({example.group for example in self.examples if example.group})
         return {name: np.array([example.group == name for example in self.examples]) for name in names}
 
@@ -60,9 +59,9 @@ class Dataset:
         """Return the published split where there is one and `by` is "", else hold out a share (`splits.split`).
 
         Args:
-            share: of the examples that is held out.
+            share: fraction of the examples that is held out.
             by: "person", "random" (which leaks), or "" for the best that is possible.
-            seed: of the split.
+            seed: seed of the split.
         """
         if self.published_split is not None and not by:
             return self.published_split
@@ -72,14 +71,14 @@ class Dataset:
 def pair_with_faces(recordings: Dataset, faces: Dataset) -> Dataset:
     """Pair each recording with images of faces of the same emotion (synthetic pairing).
 
-    In such a set face and voice are of different people: it shows how two modalities are fused, not how a person's face
-    and voice go together.
+    Face and voice are then of different people: a network can learn from it to fuse two modalities, but not how the
+    face and the voice of one person are related.
 
     Raises:
-        DataInvalid: these are not recordings and faces with a published split, or a label has no face.
+        DataInvalid: these are not recordings and images with a published split, or the images lack a label.
     """
     if recordings.media != AUDIO or faces.media != IMAGES or faces.published_split is None:
-        raise DataInvalid("Recordings are paired with pictures of faces that have a held-out part of their own.")
+        raise DataInvalid("Recordings are paired with pictures of faces; name a set of these with a published split.")
     needed = {EIGHT_TO_SEVEN.get(label, label) for label in recordings.labels}
     if missing := sorted(needed - set(faces.labels)):
         raise DataInvalid(f"{faces.name} has no faces for {', '.join(missing)}; take another set of faces.")

@@ -1,4 +1,4 @@
-"""One labeled example of a data set, and what decides which examples must stay on one side of a split."""
+"""The labeled examples of a data set: create and process them, find copies, and read tables about them."""
 
 import csv
 import hashlib
@@ -25,11 +25,11 @@ class Example:
 
     Attributes:
         label: a name in the data set's own label set.
-        media: what is labeled.
-        person: the person in it, by any name; None where the set does not say.
-        clip: what it is a part or another version of, such as the clip of a frame; None where it stands alone.
-            Examples of one clip are of one person, known or not.
-        group: group of people to report on separately, such as "female"; None where the set has none.
+        media: the labeled file or image.
+        person: any name of the person in it; None where the person is unknown.
+        clip: any name of the recording of which it is a part (a frame) or a version; None where it stands alone.
+            Examples of one clip show one person, even if `person` is None.
+        group: group to report on separately, such as "female"; None where the set has none.
     """
 
     label: str
@@ -40,10 +40,10 @@ class Example:
 
     @property
     def file(self) -> Path:
-        """The media as a file.
+        """The path of the media.
 
         Raises:
-            DataInvalid: the set holds arrays.
+            DataInvalid: the media is not a file, but an image in memory.
         """
         if not isinstance(self.media, Path):
             raise DataInvalid("Clips and recordings have to be files; this set holds arrays.")
@@ -53,7 +53,7 @@ class Example:
 def from_arrays(
     images: np.ndarray, truth: np.ndarray, labels: Sequence[str], people: Sequence[str | None] | None = None
 ) -> tuple[Example, ...]:
-    """Make examples of images that come as one array; those without a label are left out.
+    """Create examples from an array of images; those without a label are left out.
 
     Args:
         images: (N, ...).
@@ -72,7 +72,7 @@ def process_files(
     *,
     skip: tuple[type[MoodreelError], ...] = (),
 ) -> Iterator[Result | None]:
-    """Yield what `process` returns for the bytes of each example's file; None where it raises one of `skip`.
+    """Yield the result of `process` for the bytes of each example's file; None where it raises one of `skip`.
 
     Raises:
         DataInvalid: a file cannot be read or processed; the message names it.
@@ -88,7 +88,7 @@ def process_files(
 
 
 def content_ids(examples: Sequence[Example]) -> list[str | None]:
-    """Return an ID for examples whose bytes occur more than once, equal for equal bytes; None for the others.
+    """Return a hash of the content of each example that has a copy in the set; None for the others.
 
     Only files whose size occurs more than once are read: hashing a set of 25 GB would take minutes.
 
@@ -102,18 +102,18 @@ def content_ids(examples: Sequence[Example]) -> list[str | None]:
             _digest(example.media) if size in repeated else None for example, size in zip(examples, sizes, strict=True)
         ]
     except OSError as error:
-        raise DataInvalid(f"{error.filename} cannot be read; look at its permissions, or remove it.") from error
+        raise DataInvalid(f"{error.filename} cannot be read; check its permissions, or remove it.") from error
     copies = {digest for digest, count in Counter(digests).items() if digest and count > 1}
     return [digest if digest in copies else None for digest in digests]
 
 
 def describe_counts(counts: Counter[str]) -> str:
-    """Describe in words how many there are of each."""
+    """Format counts as text: "a: 1; b: 2", or "nothing"."""
     return "; ".join(f"{what}: {count}" for what, count in sorted(counts.items())) or "nothing"
 
 
 def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ()) -> list[dict[str, str]]:
-    """Read columns of a CSV file that people keep beside their data; missing optional ones are "".
+    """Read columns of a CSV file; missing values, and missing optional columns, are "".
 
     Raises:
         DataInvalid: the file cannot be read, or lacks one of `columns`.
@@ -126,8 +126,8 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
     except OSError as error:
         raise DataInvalid(f"{file} cannot be read ({error.strerror}); name another file.") from error
     except (UnicodeDecodeError, csv.Error) as error:
-        raise DataInvalid(f"{file} cannot be read as a csv file; save it again, in UTF-8.") from error
-    raise DataInvalid(f"{file} needs to be a csv file with the columns {', '.join(columns)}.")
+        raise DataInvalid(f"{file} cannot be read as a CSV file; save it again, in UTF-8.") from error
+    raise DataInvalid(f"{file} needs to be a CSV file with the columns {', '.join(columns)}.")
 
 
 def _size(media: Media) -> int:

@@ -22,30 +22,31 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.csv"
 COLUMNS = ("file", "video", "time", "track", "x", "y", "width", "height", "label")
-"""Of the manifest: the image's name; the video as it was named; seconds from its start; the number of the face in its
-video, which is the same while it is tracked, and changes where images are more than 1.5 s apart; the face's box in
+"""Columns of the manifest: the image's name; the video's path as given; seconds from its start; the number of the face
+in its video, which stays the same while the face is tracked (a gap of more than 1.5 s ends a track); the face's box in
 pixels of the upright video; and the label, empty, to be filled in by hand. A whole frame has neither track nor box."""
 LIMITS = VideoLimits(
     seconds=4 * 3600, frames=4 * 3600 * 120, total_pixels=4 * 3600 * 60 * 3840 * 2160, timeout_seconds=24 * 3600
 )
-"""Of one's own videos: a long film."""
+"""For the user's own videos: enough for a long film."""
 MAX_BYTES = 2 * 2**30
-"""Of one video, which is read into memory."""
+"""Size limit of one video, which is read into memory."""
 MIN_SIDE, MAX_SIDE = 16, 2048
+"""Range of the size of the images, in pixels."""
 DETECTION_SIDE = 1280
 """Pixels: longest side of the frames that faces are detected in and cropped from."""
 _JPEG_QUALITY = 95
-"""So high that a network cannot learn its blocks."""
+"""High enough that a network cannot learn block artifacts."""
 
 Crop = tuple[np.ndarray, Sequence[int]]
-"""An image, and its track, x, y, width and height where it is a face; else nothing."""
+"""An image, and the track, x, y, width and height of a face; an empty sequence for a whole frame."""
 Cropper = Callable[[Frame, VideoReader], Iterator[Crop]]
-"""Gives the images of a frame."""
+"""Yields the images to extract from a frame."""
 
 
 @dataclass(frozen=True)
 class ExtractResult:
-    """Number of images written, and what was wrong with the videos that could not be read to their end."""
+    """Number of images written, and an error message for each video that could not be read to its end."""
 
     images: int
     failed: tuple[str, ...]
@@ -54,21 +55,21 @@ class ExtractResult:
 def extract(
     videos: Sequence[Path], out: Path, *, interval: float, size: int, landmarker: Path | None = None
 ) -> ExtractResult:
-    """Write an image of each video every `interval` seconds, or of each face in it, and `manifest.csv`.
+    """Write a frame of each video every `interval` seconds, or each face in it, and `manifest.csv`.
 
-    A video that cannot be read, or not to its end, is skipped; the images it gave before stay, with their lines.
+    If a video cannot be read to its end, the images extracted until then are kept, and the next video follows.
 
     Args:
         videos: files.
         out: a folder that does not exist, or is empty: nothing is overwritten.
         interval: seconds between images.
-        size: pixels of a frame's longest side, which is never enlarged; or of a face's square, which is.
-        landmarker: bundle of the face landmarker, for faces; None for frames.
+        size: longest side of a frame in pixels, which is never enlarged; or side of a face's square, which may be.
+        landmarker: model file of the face landmarker, to extract faces; None for whole frames.
 
     Raises:
         DataInvalid: a video is missing, the folder is not empty, or a number is out of range. Nothing is written.
     """
-    _check(videos, out, interval, size)
+    _check_arguments(videos, out, interval, size)
     out.mkdir(parents=True, exist_ok=True)
     detector = FaceLandmarker(landmarker, use_fallbacks=True) if landmarker else None
     failed, written = [], 0
@@ -78,12 +79,12 @@ def extract(
         manifest.writerow(COLUMNS)
         for number, video in enumerate(videos):
             crop = _face_cropper(detector, size) if detector else _whole_frame
-            # Unique, and of characters that any file system takes.
+            # Unique, and only characters that any file system allows.
             prefix = f"{number:03}-{re.sub(r'[^A-Za-z0-9]+', '-', video.stem)[:40]}"
             try:
-                for name, time, image, box in _images(video, interval, DETECTION_SIDE if detector else size, crop):
+                for name, time, image, face in _images(video, interval, DETECTION_SIDE if detector else size, crop):
                     _write_jpeg(out / f"{prefix}-{name}", image)
-                    manifest.writerow([f"{prefix}-{name}", video, time, *(box or ("",) * 5), ""])
+                    manifest.writerow([f"{prefix}-{name}", video, time, *(face or ("",) * 5), ""])
                     written += 1
             except (MoodreelError, OSError) as error:
                 failed.append(f"{video}: {error.strerror if isinstance(error, OSError) else error}")
@@ -114,22 +115,22 @@ def _face_cropper(detector: FaceLandmarker, size: int) -> Cropper:
 def _images(
     video: Path, interval: float, side: int, crop: Cropper
 ) -> Iterator[tuple[str, float, np.ndarray, Sequence[int]]]:
-    """Yield the end of each image's name, its seconds, the image and the face's box."""
+    """Yield each image's name without the prefix of its video, its time in seconds, and its `Crop`."""
     if video.stat().st_size > MAX_BYTES:
-        raise DataInvalid(f"it has more than {MAX_BYTES / 2**30:g} GB; cut it into shorter ones.")
+        raise DataInvalid(f"it has more than {MAX_BYTES / 2**30:g} GB; cut it into shorter videos.")
     reader = VideoReader(video.read_bytes(), LIMITS)
     with tqdm(desc=video.name, unit=" frames", disable=None, leave=False) as bar:
         for frame in reader.frames(min_interval=interval, max_side=side):
             bar.set_postfix_str(f"{frame.time:.1f} s")
             bar.update()
-            for number, (image, box) in enumerate(crop(frame, reader)):
-                name = f"{round(frame.time * 1000):08}" + (f"-{number}" if box else "") + ".jpg"
-                yield name, round(frame.time, 3), image, box
+            for number, (image, face) in enumerate(crop(frame, reader)):
+                name = f"{round(frame.time * 1000):08}" + (f"-{number}" if face else "") + ".jpg"
+                yield name, round(frame.time, 3), image, face
 
 
-def _check(videos: Sequence[Path], out: Path, interval: float, size: int) -> None:
+def _check_arguments(videos: Sequence[Path], out: Path, interval: float, size: int) -> None:
     if missing := [str(video) for video in videos if not video.is_file()]:
-        raise DataInvalid(f"There is no video {', '.join(missing)}.")
+        raise DataInvalid(f"There is no video {', '.join(missing)}; check the path.")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise DataInvalid(f"{out} is not empty, and nothing is overwritten: name another folder, or empty it.")
     if not MIN_SIDE <= size <= MAX_SIDE:

@@ -25,17 +25,18 @@ from moodreel.training.data.images import Images
 logger = logging.getLogger(__name__)
 
 MIN_SIDE = 192
-"""Pixels a side that gray images, of 48, are enlarged to; 96, 144 and 288 find as many faces. Also the least for the
-longer side of color images."""
+"""Side in pixels to which gray images are resized before detection; with 96, 144 and 288 as many faces are found. Color
+images are enlarged if their longer side is shorter than this."""
 
 
 @dataclass(frozen=True)
 class DetectionAttempt:
-    """One way to show an image to the face landmarker.
+    """One way to prepare an image for the face landmarker.
 
     Attributes:
-        margin: plain border on each side, in sides of the image. FER+ faces fill their image, which the detector does
-            not expect: of a random 500, it finds 90 % without a border and 97 % with one of 0.5.
+        margin: width of a plain border on each side, as a fraction of the image's longer side. FER+ faces fill their
+            image, which the detector does not expect: of a random 500, it finds 90 % without a border and 97 % with
+            one of 0.5.
         equalize: equalize the contrast first (CLAHE).
         confidence: minimum detection confidence, 0 to 1.
     """
@@ -56,8 +57,8 @@ ATTEMPTS = (
 """Tried in order until one finds a face."""
 
 COLOR_ATTEMPTS = (ATTEMPTS[0], DetectionAttempt(0.0, False, 0.5), *ATTEMPTS[1:])
-"""For color images: either cropped to the face, where a border gives the best landmarks, or of a person in a room,
-whose face a border makes too small to be found."""
+"""For color images. In an image cropped to the face, a border gives the best landmarks; in one of a person in a room, a
+border makes the face too small to be found, so the second attempt has none."""
 
 _NO_BORDER = DetectionAttempt(0.0, False, 0.5)
 
@@ -86,11 +87,11 @@ class FaceTable:
 
 
 ImageAugmentation = Callable[[np.ndarray, np.random.Generator], np.ndarray]
-"""Its name is part of the cache's file name."""
+"""Returns an augmented copy of an image. Its `__name__` is part of the cache file's name."""
 
 
 def identity(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return the image as it is."""
+    """Return the image unchanged."""
     return image
 
 
@@ -124,10 +125,10 @@ def extract_faces(
 
     Args:
         images: uint8 (N, S, S), gray; or N times uint8 (H, W, 3), RGB, of any size.
-        landmarker: the face landmarker's bundle.
+        landmarker: model file of the face landmarker.
         cache: folder of the cache.
         augmentation: is applied to each image first; `augment_still` is for gray images.
-        seed: of the augmentation.
+        seed: seed of the augmentation.
         workers: threads.
     """
     file = cache / f"faces-{augmentation.__name__}-{_cache_key(images, seed)}.npz"
@@ -173,7 +174,7 @@ def crop_image(image: np.ndarray, landmarks: np.ndarray, kind: CropKind) -> np.n
     Args:
         image: uint8 (H, W), gray; or uint8 (H, W, 3), RGB.
         landmarks: float32 (478, 3), as `extract_landmarks` returns them.
-        kind: Of the crop.
+        kind: kind of the crop.
 
     Returns:
         uint8, see `CropKind`.
@@ -182,7 +183,7 @@ def crop_image(image: np.ndarray, landmarks: np.ndarray, kind: CropKind) -> np.n
 
 
 def enlarge(image: np.ndarray) -> np.ndarray:
-    """Enlarge a small image as for detection; RGB."""
+    """Enlarge a small image as for detection, and convert it to RGB."""
     return _pad_and_resize(image, _NO_BORDER)
 
 
@@ -210,7 +211,7 @@ def _extract(
                 table.normalized_landmarks[row] = features.normalized_landmarks
                 table.blendshapes[row], table.pose[row], table.found[row] = features.blendshapes, features.pose, True
                 landmarks[row] = _to_unpadded(faces[0].landmarks, rgb, attempt, image)
-                # Without the plain border and the contrast that only the detector needs.
+                # Only the detector needs the plain border and the equalized contrast.
                 plain = _pad_and_resize(image, replace(attempt, equalize=False), cv2.BORDER_REPLICATE)
                 table.crops[row] = align_crop(plain, faces[0].landmarks)
                 return
@@ -219,14 +220,14 @@ def _extract(
     name = augmentation.__name__
     with ThreadPoolExecutor(workers) as pool:
         list(tqdm(pool.map(extract_row, range(count)), total=count, desc=f"faces, {name}", mininterval=5))
-    for each in landmarkers.values():
-        each.close()
+    for landmarker in landmarkers.values():
+        landmarker.close()
     logger.info("Faces found in %.2f %% of %d images, %s.", 100 * table.found.mean(), count, name)
     return table, landmarks
 
 
 def _to_unpadded(landmarks: np.ndarray, padded: np.ndarray, attempt: DetectionAttempt, image: np.ndarray) -> np.ndarray:
-    """Convert landmarks relative to the padded image to the image without its border."""
+    """Convert landmarks relative to the padded image into landmarks relative to the image without its border."""
     border = int(_longest_side(image) * attempt.margin)
     size = np.array(padded.shape[1::-1], np.float32)
     inner = size - 2 * border
@@ -237,7 +238,7 @@ def _to_unpadded(landmarks: np.ndarray, padded: np.ndarray, attempt: DetectionAt
 
 
 def _cache_key(images: Images, seed: int) -> str:
-    """Hash everything that the features depend on."""
+    """Hash the images, the seed and the constants that the features depend on."""
     digest = hashlib.sha256()
     for row in range(len(images)):
         image = images[row]
@@ -249,7 +250,7 @@ def _cache_key(images: Images, seed: int) -> str:
 
 
 def _pad_and_resize(image: np.ndarray, attempt: DetectionAttempt, border_type: int = cv2.BORDER_CONSTANT) -> np.ndarray:
-    """Enlarge an image, and pad it with its mean color or by replication; RGB."""
+    """Resize an image to `_longest_side`, pad it with its mean color or by replication, and convert it to RGB."""
     height, width = image.shape[:2]
     longest = _longest_side(image)
     scale = longest / max(height, width)
@@ -264,7 +265,7 @@ def _pad_and_resize(image: np.ndarray, attempt: DetectionAttempt, border_type: i
 
 
 def _longest_side(image: np.ndarray) -> int:
-    """Return the longer side of an image after resizing, in pixels, without a border."""
+    """Return the longer side in pixels that an image has after resizing, without a border."""
     return MIN_SIDE if image.ndim == 2 else max(MIN_SIDE, *image.shape[:2])
 
 

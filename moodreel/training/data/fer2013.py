@@ -23,14 +23,15 @@ VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust
 SIDE = 48
 """Pixels a side of FER2013's images."""
 
-EXPECTED = (
+FILES_HINT = (
     "Name a folder of train.npz, train_fer2013.npz and valid.npz, a folder of FER2013's fer2013.csv and FER+'s "
-    "fer2013new.csv, or FER2013's csv file alone"
+    "fer2013new.csv, or FER2013's CSV file alone"
 )
+"""Last sentence of the error messages."""
 
 _NO_VOTES = (
-    "FER+'s votes are missing: FER2013's labels stand in for them. github.com/microsoft/FERPlus has them in "
-    "fer2013new.csv; put it beside %s and name their folder."
+    "FER+'s votes are missing: FER2013's labels replace them. github.com/microsoft/FERPlus has them in "
+    "fer2013new.csv; put it into the folder of %s and name that folder."
 )
 
 
@@ -50,7 +51,7 @@ class Fer2013Split:
 
 
 def is_fer2013(path: Path) -> bool:
-    """Tell whether `read_fer2013` reads a path: a file, or a folder of arrays or of FER2013's CSV file."""
+    """Return whether `read_fer2013` can read a path: a file, or a folder of arrays or of FER2013's CSV file."""
     return path.is_file() or any((path / f"{split}.npz").exists() for split in USAGES) or bool(_csv_files(path)[0])
 
 
@@ -58,24 +59,24 @@ def read_fer2013(path: Path, split: str) -> Fer2013Split:
     """Read a split of a folder of arrays, a folder of CSV files, or a CSV file.
 
     Args:
-        path: of the folder or file.
+        path: the folder or file.
         split: "train", "valid" or "test".
 
     Raises:
         DataInvalid: `path` is none of these, or a file is missing or is not as published.
     """
     if not path.exists():
-        raise DataInvalid(f"There is no {path}. {EXPECTED}.")
+        raise DataInvalid(f"There is no {path}. {FILES_HINT}.")
     if not is_fer2013(path):
-        raise DataInvalid(f"{path} holds no pictures to train on. {EXPECTED}.")
+        raise DataInvalid(f"{path} holds no pictures to train on. {FILES_HINT}.")
     if any((path / f"{split}.npz").exists() for split in USAGES):
         return _read_arrays(path, split)
     faces, votes = _csv_files(path)
     if len(faces) != 1 or len(votes) > 1:
         found = ", ".join(file.name for file in [*faces, *votes]) or "none"
         raise DataInvalid(
-            f"{path} should hold one csv file with the columns emotion, pixels and Usage, and at most one of FER+'s "
-            f"votes; found: {found}. {EXPECTED}."
+            f"{path} should hold one CSV file with the columns emotion, pixels and Usage, and at most one of FER+'s "
+            f"votes; found: {found}. {FILES_HINT}."
         )
     return _read_csv(faces[0], votes[0] if votes else None, split)
 
@@ -83,11 +84,11 @@ def read_fer2013(path: Path, split: str) -> Fer2013Split:
 def _read_arrays(folder: Path, split: str) -> Fer2013Split:
     ferplus, fer2013 = folder / f"{split}.npz", folder / f"{split}_fer2013.npz"
     if not ferplus.exists():
-        raise DataInvalid(f"{folder} lacks {ferplus.name}. {EXPECTED}.")
+        raise DataInvalid(f"{folder} lacks {ferplus.name}. {FILES_HINT}.")
     images, votes = read_arrays(ferplus, "images", "votes")
     [labels] = read_arrays(fer2013, "labels") if fer2013.exists() else [None]
     if not len(images) == len(votes) == len(votes if labels is None else labels):
-        raise DataInvalid(f"The arrays of {ferplus.name} and {fer2013.name} are not of one length; write them again.")
+        raise DataInvalid(f"The arrays of {ferplus.name} and {fer2013.name} differ in length; create them again.")
     return Fer2013Split(images=images, votes=votes, labels=labels)
 
 
@@ -111,10 +112,10 @@ def _read_csv(faces: Path, votes: Path | None, split: str) -> Fer2013Split:
         except ValueError as error:
             raise DataInvalid(f"Row {number} of {faces.name} or of its votes: {error}; download it again.") from error
         hashes.append(hash(row["pixels"]))
-    # Some images of FER2013 are in several splits; none that is evaluated on may have been trained on.
-    kept = np.array([pixels not in later_hashes for pixels in hashes], bool)
+    # Some images of FER2013 are in several splits; no image to evaluate on may be one that was trained on.
+    kept = np.array([each not in later_hashes for each in hashes], bool)
     if not kept.any():
-        raise DataInvalid(f"{faces.name} has no pictures with the Usage {USAGES[split]}. {EXPECTED}.")
+        raise DataInvalid(f"{faces.name} has no pictures with the Usage {USAGES[split]}. {FILES_HINT}.")
     template = "%s: %d images of %s; left out: %d that FER+ dropped, %d that a later split has too."
     logger.info(template, faces.name, kept.sum(), split, dropped, (~kept).sum())
     if not votes:
@@ -133,16 +134,16 @@ def _joined_rows(faces: Path, votes: Path | None) -> Iterator[tuple[int, dict[st
     for number, (row, vote) in enumerate(rows, start=1):
         if votes and row.get("usage") != vote.get("usage"):
             raise DataInvalid(
-                f"Row {number} of {faces.name} has no row of the same Usage in {votes.name}, or the other way round: "
-                "both need all rows as published. Download them again."
+                f"Row {number} of {faces.name} does not have the same Usage as in {votes.name}: both files need all "
+                "rows as published. Download them again."
             )
         yield number, row, vote
 
 
 def _parse_image(text: str) -> np.ndarray:
-    pixels = np.fromstring(text, dtype=np.int16, sep=" ")  # as uint8 it would take 256 for 0
+    pixels = np.fromstring(text, dtype=np.int16, sep=" ")  # as uint8, 256 would become 0
     if pixels.size != SIDE * SIDE or pixels.min() < 0 or pixels.max() > 255:
-        raise ValueError(f"{pixels.size} pixels, or not from 0 to 255; it has {SIDE * SIDE}")
+        raise ValueError(f"it has {pixels.size} pixels, or one not from 0 to 255; an image has {SIDE * SIDE} pixels")
     return pixels.astype(np.uint8).reshape(SIDE, SIDE)
 
 
@@ -166,7 +167,7 @@ def _column_names(file: Path) -> set[str]:
 
 
 def _read_rows(file: Path) -> Iterator[dict[str, str]]:
-    """Yield the rows of a CSV file by column, in lower case: copies of FER2013 differ in case and spaces."""
+    """Yield the rows of a CSV file, with columns in lower case: copies of FER2013 differ in case and spaces."""
     with file.open(newline="", encoding="utf-8-sig", errors="replace") as lines:
         names = [name.strip().lower() for name in next(csv.reader(lines))]
         yield from csv.DictReader(lines, fieldnames=names, restval="")

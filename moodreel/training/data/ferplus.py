@@ -7,7 +7,7 @@ import numpy as np
 
 from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
-from moodreel.training.data.fer2013 import EXPECTED, read_fer2013
+from moodreel.training.data.fer2013 import FILES_HINT, read_fer2013
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.data.npz import read_arrays
 
@@ -23,17 +23,17 @@ VOTE_LABELS: tuple[str | None, ...] = (
     None,  # unknown
     None,  # not a face
 )
-"""Label of each of FER+'s ten vote columns. Contempt is none of the seven, and too rare (most votes of 154 images) to
-guess where it belongs; the last two are no expressions."""
+"""Label of each of FER+'s ten vote columns. Contempt is not one of the seven, and too rare (most votes of 154 images)
+to guess which of them is closest; the last two are not expressions."""
 
 FER2013_LABELS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Names of FER2013's labels, 0 to 6."""
 
 COPIES = "valid_copies.npz"
-"""Beside `valid.npz`: which of its images show the same photograph as one of the training images."""
+"""File next to `valid.npz`: which of its images show the same photograph as one of the training images."""
 
-_ALL_TEN = np.array([[10 * (vote == label) for vote in VOTE_LABELS] for label in FER2013_LABELS], dtype=np.uint8)
-"""Votes (7, 10), all ten for one label, that stand in for a FER2013 label."""
+_LABEL_VOTES = np.array([[10 * (vote == label) for vote in VOTE_LABELS] for label in FER2013_LABELS], dtype=np.uint8)
+"""Votes (7, 10), all ten for one label, that replace missing votes of an image with that FER2013 label."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,9 +42,9 @@ class LabeledImages:
 
     Attributes:
         images: uint8 (N, S, S), gray.
-        targets: float32 (N, C), probabilities in the order of the labels asked for; zeros where fewer than half of the
-            votes are for any of them.
-        truth: int64 (N,), index of the label that more than half of all votes are for; -1 where there is none.
+        targets: float32 (N, C), probabilities in the order of the requested labels; zeros where fewer than half of the
+            votes are for these labels.
+        truth: int64 (N,), see `majority_label`.
         people: person in each image; empty where unknown.
     """
 
@@ -55,25 +55,25 @@ class LabeledImages:
 
 
 def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer2013_weight: float = 0.0) -> LabeledImages:
-    """Read a split of what `moodreel.training.data.fer2013` reads.
+    """Read a split, by `read_fer2013`, and map its votes and labels to `labels`.
 
     Args:
         path: a folder of arrays or CSV files, or a CSV file.
         split: "train", "valid" or "test".
         labels: `moodreel.emotions.FIVE` or `SEVEN`.
-        fer2013_weight: share of the FER2013 label in the targets, 0 to 1. Without FER+ votes, that label is all of it.
+        fer2013_weight: weight of the FER2013 label in the targets, 0 to 1. Without FER+ votes it always has all of it.
 
     Raises:
         DataInvalid: there is nothing to read, or the labels that are needed are missing.
     """
     rows = read_fer2013(path, split)
-    votes = (_ALL_TEN[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
+    votes = (_LABEL_VOTES[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
     counted = votes @ mapping_matrix(VOTE_LABELS, labels).astype(np.float32)
     usable = 2 * counted.sum(axis=1) >= votes.sum(axis=1)
     targets = np.where(usable[:, None], counted / np.maximum(counted.sum(axis=1, keepdims=True), 1), 0)
     if fer2013_weight:
         if rows.labels is None:
-            raise DataInvalid(f"{path} lacks {split}_fer2013.npz, FER2013's label of each picture. {EXPECTED}.")
+            raise DataInvalid(f"{path} lacks {split}_fer2013.npz, FER2013's label of each picture. {FILES_HINT}.")
         other = mapping_matrix(FER2013_LABELS, labels).astype(np.float32)[rows.labels]
         targets = np.where(usable[:, None], (1 - fer2013_weight) * targets + fer2013_weight * other, 0)
     return LabeledImages(images=rows.images, targets=targets.astype(np.float32), truth=majority_label(votes, labels))
@@ -83,22 +83,25 @@ def read_copies(path: Path, count: int) -> np.ndarray | None:
     """Read which of the `count` valid images are copies of training images, bool (count,), as `COPIES` says.
 
     Returns:
-        None where there is no such file.
+        None if there is no such file.
 
     Raises:
-        DataInvalid: it cannot be read, or is of other images.
+        DataInvalid: the file cannot be read, or belongs to other images.
     """
     file = path / COPIES
     if not file.is_file():
         return None
     [copies] = read_arrays(file, "copy")
     if copies.shape != (count,) or copies.dtype != bool:
-        raise DataInvalid(f"The array of {file} is not bool ({count},), one for each image of valid; write it again.")
+        raise DataInvalid(f"The array of {file} is not bool ({count},), one for each image of valid; create it again.")
     return copies
 
 
 def majority_label(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndarray:
-    """Return the label index that over half of each image's FER+ votes (N, 10) are for; -1 for none."""
+    """Return the label index of the column with over half of each image's FER+ votes (N, 10), int64 (N,).
+
+    It is -1 where no column has over half of them, or that column has no label.
+    """
     top = votes.argmax(axis=1)
     has_majority = 2 * votes.max(axis=1) > votes.sum(axis=1)
     counts_for = mapping_matrix(VOTE_LABELS, labels)

@@ -14,7 +14,8 @@ logger = logging.getLogger(__name__)
 
 LABELS, MAPPING, NEUTRAL = "labels.txt", "ekman_mapping.json", "neutral"
 
-EXPECTED = f"Name a folder of GoEmotions' train.tsv, dev.tsv, {LABELS} and {MAPPING}"
+FILES_HINT = f"Name a folder of GoEmotions' train.tsv, dev.tsv, {LABELS} and {MAPPING}"
+"""Last sentence of the error messages."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,9 +23,9 @@ class Texts:
     """N texts of one split; each may have several labels.
 
     Attributes:
-        texts: N.
-        fine: float32 (N, F), 1 for each of the 28 labels that an annotator gave the text.
-        classes: float32 (N, 7), the same by `EKMAN`.
+        texts: the N texts.
+        fine: float32 (N, 28), 1 for each of GoEmotions' labels that an annotator gave the text.
+        classes: float32 (N, 7), the same for the classes of `EKMAN`.
         groups: class index of each fine label.
     """
 
@@ -40,10 +41,10 @@ class Texts:
 
 
 def read_texts(folder: Path, split: str) -> Texts:
-    """Read a split of GoEmotions' folder.
+    """Read a split of GoEmotions.
 
     Args:
-        folder: of `train.tsv`, `dev.tsv`, `labels.txt` and `ekman_mapping.json`.
+        folder: folder of `train.tsv`, `dev.tsv`, `labels.txt` and `ekman_mapping.json`.
         split: "train" or "dev".
 
     Raises:
@@ -55,7 +56,7 @@ def read_texts(folder: Path, split: str) -> Texts:
         groups = _groups(labels, json.loads((folder / MAPPING).read_text(encoding="utf-8")))
         lines = path.read_text(encoding="utf-8").split("\n")
     except (OSError, ValueError, AttributeError) as error:
-        raise DataInvalid(f"{folder} cannot be read: {error}. {EXPECTED}.") from error
+        raise DataInvalid(f"{folder} cannot be read: {error}. {FILES_HINT}.") from error
     texts, rows = [], []
     for number, line in enumerate(lines, start=1):
         if not line:
@@ -65,11 +66,11 @@ def read_texts(folder: Path, split: str) -> Texts:
             rows.append([int(label) for label in numbers.split(",")])
             texts.append(text)
             if not set(rows[-1]) <= set(range(len(labels))):
-                raise ValueError(f"there are labels 0 to {len(labels) - 1}")
+                raise ValueError(f"a label is not from 0 to {len(labels) - 1}")
         except ValueError as error:
             raise DataInvalid(f"Row {number} of {path.name}: {error}; download the file again.") from error
     if not texts:
-        raise DataInvalid(f"{path.name} holds no texts. {EXPECTED}.")
+        raise DataInvalid(f"{path.name} holds no texts. {FILES_HINT}.")
     fine = np.zeros((len(texts), len(labels)), np.float32)
     for row, labels_of_text in zip(fine, rows, strict=True):
         row[labels_of_text] = 1
@@ -80,11 +81,11 @@ def read_texts(folder: Path, split: str) -> Texts:
 def _groups(labels: list[str], mapping: dict[str, list[str]]) -> tuple[int, ...]:
     class_of = {label: name for name, members in mapping.items() for label in members} | {NEUTRAL: NEUTRAL}
     if unknown := [label for label in labels if class_of.get(label) not in EKMAN]:
-        raise DataInvalid(f"{MAPPING} has no class of ours for {', '.join(unknown[:3])}; restore it. {EXPECTED}.")
+        raise DataInvalid(f"{MAPPING} maps {', '.join(unknown[:3])} to none of the classes; restore it. {FILES_HINT}.")
     return tuple(EKMAN.index(class_of[label]) for label in labels)
 
 
 def _to_classes(fine: np.ndarray, groups: tuple[int, ...]) -> np.ndarray:
-    """Merge labels to classes: a text has a class where it has any of its labels."""
+    """Merge labels into classes: a text has a class if it has any of the class's labels."""
     members = np.array(groups)
     return np.stack([fine[:, members == index].max(axis=1, initial=0) for index in range(len(EKMAN))], axis=1)

@@ -25,22 +25,22 @@ EXTENSIONS: Mapping[str, frozenset[str]] = {
 def read_folders(
     folder: Path, media: str, *, labels: Sequence[str] | None = None, people: Path | None = None
 ) -> tuple[Example, ...]:
-    """List the files in the folders of each label, and in their subfolders. What is left out is logged.
+    """List the files in the folder of each label, and in its subfolders. Log how many files are left out.
 
     Args:
-        folder: of the labels' folders.
+        folder: the folder with one folder for each label.
         media: one of `EXTENSIONS`.
-        labels: which to take. A folder counts for the label that it is named like, in any case, or by a synonym
-            (`moodreel.emotions.LABEL_SYNONYMS`: "sadness" for "sad"). None takes every folder, by its own name.
-        people: CSV file with the columns file (relative to `folder`), person and optionally group. Without it nobody
-            is known, and a split by person is impossible.
+        labels: the labels to read. The name of a folder is a label, in any case, or a synonym
+            (`moodreel.emotions.LABEL_SYNONYMS`: "sadness" for "sad"). None reads every folder, with its name as label.
+        people: CSV file with the columns file (relative to `folder`), person and optionally group. Without it all
+            persons are unknown, and a split may have one of them on both sides.
 
     Raises:
         DataInvalid: no file is left, or `people` names files that are not there.
     """
     files, skipped = _list_by_label(folder, EXTENSIONS[media], labels)
     if not files:
-        wanted = f"named {', '.join(labels)}" if labels else "named by what they show"
+        wanted = f"named {', '.join(labels)}" if labels else "named like the label"
         raise DataInvalid(
             f"{folder} holds no {media}. It needs a folder of {media} ({', '.join(sorted(EXTENSIONS[media]))}) for "
             f"each label, {wanted}. Left out, by number of files: {describe_counts(skipped)}."
@@ -62,7 +62,7 @@ def read_groups(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
     Args:
         file: CSV file with the columns file and group.
-        names: of the N examples, relative to their folder, with slashes.
+        names: files of the N examples, relative to their folder, with slashes.
 
     Returns:
         bool (N,) by group.
@@ -80,7 +80,7 @@ def read_groups(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
         elif line["group"]:
             groups.setdefault(line["group"], np.zeros(len(names), bool))[row] = True
     if not groups:
-        raise DataInvalid(f"{file} gives none of the pictures a group; its files are named like {names[0]}.")
+        raise DataInvalid(f"{file} gives none of the pictures a group; write their names as in {names[0]}.")
     ungrouped = len(names) - int(np.any(list(groups.values()), axis=0).sum())
     if unknown or ungrouped:
         logger.warning("%s: %d of its files are not here; %d pictures have no group.", file.name, unknown, ungrouped)
@@ -90,11 +90,11 @@ def read_groups(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 def _list_by_label(
     folder: Path, extensions: Collection[str], labels: Sequence[str] | None
 ) -> tuple[list[tuple[str, str]], Counter[str]]:
-    """List files, by name relative to the folder, with their labels; count what is left out."""
+    """List files, relative to the folder, with their labels; count the files that are left out."""
     files: list[tuple[str, str]] = []
     skipped: Counter[str] = Counter()
     if not folder.is_dir():
-        raise DataInvalid(f"{folder} is no folder; name one that has a folder for each label in it.")
+        raise DataInvalid(f"{folder} is not a folder; name one that has a folder for each label.")
     for subfolder in sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith(".")):
         if subfolder.name != subfolder.name.encode(errors="replace").decode():
             raise DataInvalid(f"The name of the folder {str(subfolder)!a} is not UTF-8; rename it.")
@@ -103,7 +103,7 @@ def _list_by_label(
             if label is None:
                 skipped[subfolder.name] += 1
             elif path.suffix.lower() not in extensions:
-                skipped[f"{subfolder.name}, {path.suffix or 'no ending'}"] += 1
+                skipped[f"{subfolder.name}, {path.suffix or 'no extension'}"] += 1
             else:
                 files.append((path.relative_to(folder).as_posix(), label))
     return files, skipped
@@ -115,5 +115,5 @@ def _read_people(file: Path, names: set[str]) -> dict[str, tuple[str, str]]:
     people = {line["file"].replace("\\", "/"): (line["person"], line["group"]) for line in table}
     if missing := sorted(people.keys() - names):
         listed = "\n  ".join(missing[:20]) + (f"\n  and {len(missing) - 20} more" if len(missing) > 20 else "")
-        raise DataInvalid(f"{file} names files that are not there; they are named like {min(names)}:\n  {listed}")
+        raise DataInvalid(f"{file} names files that are not there; write their names as in {min(names)}:\n  {listed}")
     return people

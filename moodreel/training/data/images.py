@@ -1,4 +1,4 @@
-"""Images of examples, decoded when they are asked for: a large set would not fit into memory."""
+"""Images of examples, decoded only when they are read: a large set would not fit into memory."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,16 +16,16 @@ Transform = Callable[[np.ndarray, int], np.ndarray]
 class ImageSequence:
     """The images of N examples: files, encoded bytes or arrays.
 
-    Item i is uint8 (H, W, 3) RGB, upright, at most `DETECTION_SIDE` pixels long as in serving; an example that comes as
-    an array is returned as it is.
+    Item i is uint8 (H, W, 3) RGB, upright, with a longer side of at most `DETECTION_SIDE` pixels as in serving; an
+    example that is an array is returned unchanged. The transform follows.
     """
 
     def __init__(self, examples: Sequence[Example], transform: Transform | None = None) -> None:
-        """Remember where the images are.
+        """Take the media of examples; nothing is read yet.
 
         Args:
-            examples: of images.
-            transform: is applied to each image and its index.
+            examples: the examples, all of images.
+            transform: is applied to each image, with its index.
         """
         self._media = [example.media for example in examples]
         self._transform = transform
@@ -37,7 +37,7 @@ class ImageSequence:
         """Decode one image.
 
         Raises:
-            DataInvalid: it is no image; the message names the file.
+            DataInvalid: it is not an image; the message names the file.
         """
         media = self._media[row]
         image = media if isinstance(media, np.ndarray) else _decode(media)

@@ -1,4 +1,4 @@
-"""Map the labels of models and data to one set of labels: the coarsest that they have in common."""
+"""Map the labels of models and data to one common set of labels."""
 
 from collections.abc import Sequence
 
@@ -11,15 +11,15 @@ from moodreel.errors import DataInvalid
 def common_labels(models: dict[str, tuple[str, ...]], data: tuple[str, ...]) -> tuple[str, ...]:
     """Choose the labels that models are compared in.
 
-    These are the models' own where all have the same and the data has no others; else seven, or five where one of the
-    label sets has only five.
+    These are the models' own labels if all models have the same and the data has no others. Otherwise they are `SEVEN`,
+    or `FIVE` if one of the label sets has only these.
 
     Args:
-        models: Each model's labels, by its name.
-        data: The labels of the data set.
+        models: each model's labels, by its name.
+        data: the labels of the data set.
 
     Raises:
-        DataInvalid: A label cannot be mapped.
+        DataInvalid: a label cannot be mapped.
     """
     first, *others = models.values()
     if all(set(labels) == set(first) for labels in others) and set(data) <= set(first):
@@ -29,7 +29,7 @@ def common_labels(models: dict[str, tuple[str, ...]], data: tuple[str, ...]) -> 
         if unknown := [label for label in labels if to_five(label) is None]:
             raise DataInvalid(
                 f"Label sets that differ are compared in {', '.join(SEVEN)}, and {owner} has {', '.join(unknown)}, "
-                "which is none of them. Choose models and data with the same labels, or leave that one out."
+                "not among them. Choose models and data with the same labels, or leave such a model out."
             )
     five = {label.lower() for label in FIVE}
     coarse = any({"shock"} <= {label.lower() for label in labels} <= five for labels in everything.values())
@@ -37,7 +37,7 @@ def common_labels(models: dict[str, tuple[str, ...]], data: tuple[str, ...]) -> 
 
 
 def map_label(name: str, labels: Sequence[str]) -> str | None:
-    """Return the one of `labels` that a name stands for: itself in any case, a synonym, or a coarser one; or None."""
+    """Return the one of `labels` that a name means: the same in any case, a synonym, or a coarser one; or None."""
     lower = name.strip().lower()
     same = [label for label in labels if label == name] or [label for label in labels if label.lower() == lower]
     seven = LABEL_SYNONYMS.get(lower)
@@ -48,7 +48,7 @@ def map_label(name: str, labels: Sequence[str]) -> str | None:
 
 
 def mapping_matrix(names: Sequence[str | None], labels: Sequence[str]) -> np.ndarray:
-    """Return which name maps to which label, float64 (len(names), len(labels)): one 1 a row, or none for None."""
+    """Return which name maps to which label, float64 (len(names), len(labels)): at most one 1 in each row."""
     mapped = [name and map_label(name, labels) for name in names]
     return np.array([[float(name == label) for label in labels] for name in mapped])
 

@@ -1,4 +1,4 @@
-"""Where models, caches and workers are found while data sets are read; the faces and the audio of their examples."""
+"""Load the faces and the audio of examples, with the models, the cache and the threads of a run."""
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -31,12 +31,12 @@ from moodreel.training.data.images import Images, ImageSequence
 
 @dataclass(frozen=True)
 class DataContext:
-    """What it takes to read examples.
+    """The models, the cache and the threads for loading examples.
 
     Attributes:
         models: the model store's folder.
         cache: folder for extracted features.
-        seed: of random augmentation before faces are found.
+        seed: seed of the augmentation before face detection.
         workers: threads that find faces.
     """
 
@@ -47,7 +47,7 @@ class DataContext:
 
     @property
     def landmarker(self) -> Path:
-        """The face landmarker's bundle."""
+        """The model file of the face landmarker."""
         return self.models / "face_landmarker" / "face_landmarker.task"
 
     def extract_faces(self, images: Images, augmentation: ImageAugmentation = identity) -> FaceTable:
@@ -73,10 +73,9 @@ class DataContext:
 
 
 def load_face_crops(examples: Sequence[Example], context: DataContext) -> tuple[ImageSequence, np.ndarray]:
-    """Return squares around the faces of images, RGB or gray, and where there is a face, bool (N,).
+    """Return squares around the faces of images, RGB or gray, and which images show a face, bool (N,).
 
-    Images that come as arrays are such squares already: those of FER2013, after which `features.crop_square` was laid
-    out.
+    Images that are arrays are such squares already: those of FER2013, whose framing `features.crop_square` follows.
     """
     if all(isinstance(example.media, np.ndarray) for example in examples):
         return ImageSequence(examples), np.ones(len(examples), bool)
@@ -93,5 +92,5 @@ def load_audio(examples: Sequence[Example]) -> Iterator[AudioClip]:
     clips = process_files(examples, audio.decode_audio, "audio")
     for example, clip in zip(examples, clips, strict=True):
         if clip is None:
-            raise DataInvalid(f"{example.file.name} is silent from end to end; remove it.")
+            raise DataInvalid(f"{example.file.name} is silent; remove it.")
         yield clip

@@ -1,4 +1,4 @@
-"""The faces of muxspace, with one annotator's label each: other photos and people than FER+."""
+"""Read muxspace: faces with one annotator's label each, of other photos and people than those of FER+."""
 
 import re
 import zlib
@@ -21,18 +21,18 @@ LABEL_NAMES = {
     "disgust": "disgust",
     "fear": "fear",
 }
-"""Our names of its labels; contempt (9 images) is left out."""
+"""Our names for its labels; contempt (9 images) is left out."""
 SIDE = 144
-"""Pixels a side that images are resized to, padded to a square with their edge."""
+"""Side in pixels to which images are resized, after they are padded to a square by repeating their edge."""
 
 
 def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> LabeledImages:
     """Read `faces.npz` (jpeg, offsets, labels, names).
 
     Args:
-        folder: of the file.
+        folder: folder of the file.
         labels: `moodreel.emotions.FIVE` or `SEVEN`.
-        split: "train" or "valid"; a fifth of the people is in the latter.
+        split: "train", or "valid" for a fifth of the people.
 
     Raises:
         DataInvalid: the file is missing or has another layout.
@@ -50,7 +50,7 @@ def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> LabeledI
 
 
 def person_of(name: str) -> str:
-    """Return the person in a file's name: what stands before the number."""
+    """Return the person in a file's name: the part before the number."""
     return re.sub(r"_?\d*(\.\w+)?$", "", name)
 
 

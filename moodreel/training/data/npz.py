@@ -1,4 +1,4 @@
-"""Arrays of npz files: named ones, and images as JPEG files one after the other."""
+"""Read npz files: named arrays, and encoded images that are concatenated in one array."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -23,17 +23,17 @@ def read_arrays(file: Path, *names: str) -> list[np.ndarray]:
     return read
 
 
-def read_packed_images(file: Path, names: str) -> tuple[list[bytes], list[str], list[str]]:
-    """Read the N encoded images of a file, their labels and another name of each.
+def read_packed_images(file: Path, attribute: str) -> tuple[list[bytes], list[str], list[str]]:
+    """Read the N encoded images of a file, their labels and a further attribute.
 
-    The arrays are `jpeg`, uint8, all files one after the other; `offsets`, int64 (N+1,), image i is
-    `jpeg[offsets[i]:offsets[i + 1]]`; `labels` (N,); and `names` (N,), such as "sources".
+    The arrays are `jpeg`, uint8, all images concatenated; `offsets`, int64 (N+1,), where image i is
+    `jpeg[offsets[i]:offsets[i + 1]]`; `labels`, strings (N,); and `attribute`, strings (N,), such as "sources".
 
     Raises:
         DataInvalid: the file is missing or has another layout.
     """
-    jpeg, offsets, labels, others = read_arrays(file, "jpeg", "offsets", "labels", names)
-    if not len(labels) == len(others) == len(offsets) - 1:
-        raise DataInvalid(f"The arrays of {file} are not of one length; download it again.")
+    jpeg, offsets, labels, values = read_arrays(file, "jpeg", "offsets", "labels", attribute)
+    if not len(labels) == len(values) == len(offsets) - 1:
+        raise DataInvalid(f"The arrays of {file} differ in length; download it again.")
     data = jpeg.tobytes()
-    return [data[start:end] for start, end in pairwise(offsets.tolist())], labels.tolist(), others.tolist()
+    return [data[start:end] for start, end in pairwise(offsets.tolist())], labels.tolist(), values.tolist()

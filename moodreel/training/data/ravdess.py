@@ -1,7 +1,7 @@
-"""RAVDESS (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391): acted speech and song, by 24 actors.
+"""RAVDESS (Livingstone & Russo 2018, doi:10.1371/journal.pone.0196391): acted speech and song of 24 actors.
 
-A file's name, `modality-channel-emotion-intensity-statement-repetition-actor`, says all about it. The set is
-CC BY-NC-SA 4.0: weights trained on it are for research and non-commercial.
+A file's name, `modality-channel-emotion-intensity-statement-repetition-actor`, encodes its labels. The set is
+CC BY-NC-SA 4.0: weights trained on it are for non-commercial research.
 """
 
 import logging
@@ -33,7 +33,7 @@ _SUNG_EMOTIONS = EIGHT[:6]
 
 @dataclass(frozen=True)
 class RavdessName:
-    """What a file's name says, but for the intensity, the statement and the repetition."""
+    """The fields of a file's name that are used: all but intensity, statement and repetition."""
 
     modality: str
     channel: str
@@ -50,12 +50,12 @@ def parse_name(name: str) -> RavdessName:
     """Parse a file's name, such as 03-01-06-01-02-01-12.wav.
 
     Raises:
-        ValueError: it is none of RAVDESS's; the message says why.
+        ValueError: it is not a name of RAVDESS; the message says why.
     """
     stem, dot, extension = name.rpartition(".")
     parts = stem.split("-")
     if len(parts) != len(_FIELDS) or not all(len(part) == 2 and part.isascii() and part.isdigit() for part in parts):
-        raise ValueError("it is not seven numbers of two digits with hyphens between")
+        raise ValueError("it is not seven numbers of two digits, separated by hyphens")
     numbers = dict(zip(_FIELDS, map(int, parts), strict=True))
     for (field, number), maximum in zip(numbers.items(), _MAXIMA, strict=True):
         if not 1 <= number <= maximum:
@@ -63,7 +63,7 @@ def parse_name(name: str) -> RavdessName:
     modality, emotion = MODALITIES[numbers["modality"] - 1], EIGHT[numbers["emotion"] - 1]
     channel = CHANNELS[numbers["channel"] - 1]
     if emotion == "neutral" and numbers["intensity"] != 1:
-        raise ValueError("neutral has no strong intensity")
+        raise ValueError("neutral is never of strong intensity")
     if channel == "song" and emotion not in _SUNG_EMOTIONS:
         raise ValueError(f"{emotion} is not sung")
     if (dot + extension).lower() not in EXTENSIONS[modality]:
@@ -74,12 +74,12 @@ def parse_name(name: str) -> RavdessName:
 def read_ravdess(folder: Path, modality: str) -> tuple[Example, ...]:
     """List the recordings of speech in a folder and its subfolders (`Actor_01` …, at any depth).
 
-    A recording that is there twice, as in copies of the set that hold all of it in a second folder, is listed once.
-    Their person is the actor, their group the actor's sex, and their clip the take, the same in all modalities. What is
-    left out is counted in the log.
+    A recording that is there twice, as in copies of the set that repeat all of it in a second folder, is listed once.
+    The person of an example is the actor, its group the actor's sex, and its clip the take, the same in all modalities.
+    The number of files that are left out is logged.
 
     Args:
-        folder: of the recordings.
+        folder: folder of the recordings.
         modality: one of `MODALITIES`.
 
     Raises:
@@ -106,7 +106,7 @@ def read_ravdess(folder: Path, modality: str) -> tuple[Example, ...]:
             skipped[f"{recording.channel}, {recording.modality}"] += 1
     if wrong:
         names = "\n  ".join(wrong)
-        raise DataInvalid(f"{len(wrong)} files are not named as RAVDESS names its own; mend or move them:\n  {names}")
+        raise DataInvalid(f"{len(wrong)} files are not named as in RAVDESS; rename or move them:\n  {names}")
     if not examples:
         raise DataInvalid(
             f"{folder} holds no {modality} of speech. Name the folder that holds RAVDESS's Actor_01 to "
@@ -118,7 +118,7 @@ def read_ravdess(folder: Path, modality: str) -> tuple[Example, ...]:
 
 
 def _media_files(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
-    """Yield audio and video files in order; count the others by extension, but for hidden files."""
+    """Yield audio and video files in order; count the others by extension, except hidden files."""
     media = {extension for extensions in EXTENSIONS.values() for extension in extensions}
     for path in sorted(folder.rglob("*")):
         if not path.is_file() or path.name.startswith("."):
@@ -126,7 +126,7 @@ def _media_files(folder: Path, skipped: Counter[str]) -> Iterator[Path]:
         if path.suffix.lower() in media:
             yield path
         else:
-            skipped[path.suffix or "no ending"] += 1
+            skipped[path.suffix or "no extension"] += 1
 
 
 def _check_folder(path: Path, actor: int) -> None:

@@ -24,7 +24,7 @@ from moodreel.training.data.splits import Split
 logger = logging.getLogger(__name__)
 
 PEOPLE = "people.csv"
-"""Beside the labels' folders: the columns file, person and optionally group (`image_folder.read_folders`)."""
+"""Table next to the labels' folders, with the columns file, person and optionally group (`read_folders`)."""
 OWNER_LICENSE = "its owner's; state it in model.json"
 """License of a user's own folders, and of weights trained on them."""
 
@@ -39,7 +39,7 @@ def open_dataset(spec: str) -> Dataset:
     if not colon:
         name, path = "ferplus", spec
     if name in _OLD_NAMES:
-        logger.warning("%s: is deprecated and goes with the next release; write %s:.", name, _OLD_NAMES[name])
+        logger.warning("%s: is deprecated and will be removed; use %s:.", name, _OLD_NAMES[name])
         name = _OLD_NAMES[name]
     if name not in DATASETS:
         raise DataInvalid(
@@ -53,11 +53,11 @@ def open_dataset(spec: str) -> Dataset:
 
 def _open_ferplus(path: Path) -> Dataset:
     train, valid = (read_split(path, name, labels=SEVEN) for name in ("train", "valid"))
-    # Train on all images with votes for a label; measure on majorities.
+    # Train on all images with targets; evaluate on images with a majority.
     kept = [(train, train.targets.sum(axis=1) > 0), (valid, valid.truth >= 0)]
     examples, split = _join(
         [from_arrays(part.images[rows], part.targets[rows].argmax(axis=1), SEVEN) for part, rows in kept],
-        "FER+'s own split: train for training, valid held out (a majority over half). It knows no persons; some may be "
+        "FER+'s own split: train for training, valid held out (a majority over half). Persons are unknown; some may be "
         "on both sides.",
     )
     copies = read_copies(path, len(valid.truth))
@@ -75,7 +75,7 @@ def _open_ferplus(path: Path) -> Dataset:
 
 
 def _open_ferplus_in_eight(path: Path) -> Dataset:
-    """FER+ by the names of the audio-visual labels, of which none of its faces is called calm."""
+    """Open FER+ with the eight labels of audio-visual models; none of its faces has the label calm."""
     data = _open_ferplus(path)
     names = {seven: eight for eight, seven in EIGHT_TO_SEVEN.items() if eight != "calm"}
     assert data.targets is not None
@@ -96,7 +96,7 @@ def _open_muxspace(path: Path) -> Dataset:
 
 
 def _open_webfaces(path: Path) -> Dataset:
-    """Open color faces from the web, encoded; the group of each is the collection that it is from."""
+    """Open encoded color images of faces from the web; the group of each is its source."""
     file = path / "train.npz" if path.is_dir() else path
     files, labels, sources = read_packed_images(file, "sources")
     if unknown := sorted(set(labels) - set(SEVEN)):
@@ -153,13 +153,13 @@ def _open_talkers(path: Path) -> Dataset:
 
 
 def _own_set(path: Path, media: str, examples: tuple[Example, ...]) -> Dataset:
-    """Return a user's own set, named like its folder."""
+    """Return a user's own set, with the name of its folder."""
     labels = tuple(sorted({example.label for example in examples}))
     return Dataset(path.resolve().name, media, labels, examples, OWNER_LICENSE)
 
 
 def _join(parts: Sequence[Sequence[Example]], reason: str) -> tuple[tuple[Example, ...], Split]:
-    """Join the examples of a train part and a held-out part, and return the split of them."""
+    """Join the examples of a train part and a held-out part, and return their split too."""
     examples = tuple(chain.from_iterable(parts))
     rows = np.arange(len(examples))
     return examples, Split(rows[: len(parts[0])], rows[len(parts[0]) :], leaks=False, reason=reason)
@@ -178,6 +178,6 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "talkers": _open_talkers,
     AUDIO: _folders(AUDIO),
 }
-"""Published data sets by name; or a folder of images, clips or recordings for each label;
-or clips in a table or of calm talkers."""
+"""Functions that open published data sets, and sets of a user: a folder of images, clips or recordings for each label,
+a table of clips, or clips of calm talkers."""
 _OLD_NAMES = {"pictures": IMAGES, "recordings": AUDIO}

@@ -1,8 +1,8 @@
-"""Split examples into train and held-out parts, by person wherever the data knows persons.
+"""Split examples into train and held-out parts, by person where persons are known.
 
-A network that has seen a person calm recognizes their anger by what differs from it. Evaluated on people it was trained
-on, it seems better than it will ever be. So a split that may have a person on both sides is marked as leaking, with the
-reason, and every report shows `Split.reason`.
+A network that was trained on the calm face of a person recognizes their anger by the difference. Evaluated on people it
+was trained on, it scores better than on any others. So a split that may have a person on both sides is marked as
+leaking, with the reason, and every report shows `Split.reason`.
 """
 
 from collections import Counter, defaultdict
@@ -25,7 +25,7 @@ class Split:
         train: int64, sorted.
         held_out: int64, sorted.
         leaks: whether a person may be on both sides.
-        reason: the same in words, for every report.
+        reason: how the split was made, and why it leaks, in a sentence for reports.
     """
 
     train: np.ndarray
@@ -37,16 +37,16 @@ class Split:
 def split(examples: Sequence[Example], share: float, *, by: str = "person", seed: int = 0) -> Split:
     """Hold out about a share of the examples, stratified by label.
 
-    Examples of one person, of one clip, and copies are never separated; the last two not even at random.
+    Examples of one clip, and copies, always stay on one side; by "person", so do all examples of one person.
 
     Args:
-        examples: to split.
-        share: held out, between 0 and 1.
+        examples: the examples to split.
+        share: fraction to hold out, between 0 and 1.
         by: "person"; or "random", which leaks.
-        seed: of the order in which people are assigned.
+        seed: seed of the order in which groups are assigned.
 
     Raises:
-        DataInvalid: there are fewer than two persons, or clips of unknown people, to separate.
+        DataInvalid: `share` or `by` is invalid, or there are fewer than two persons, or clips of unknown people.
     """
     if not 0 < share < 1:
         raise DataInvalid(f"A share of {share:g} to hold out is not between 0 and 1; a fifth is 0.2.")
@@ -55,9 +55,9 @@ def split(examples: Sequence[Example], share: float, *, by: str = "person", seed
 
 
 def folds(examples: Sequence[Example], count: int, *, by: str = "person", seed: int = 0) -> list[Split]:
-    """Return `count` splits for cross-validation, made as by `split`; every example is held out once."""
+    """Return `count` splits for cross-validation, as `split` makes them; every example is held out once."""
     if count < 2:
-        raise DataInvalid(f"{count} folds are none; take five, or as many as there are persons.")
+        raise DataInvalid(f"{count} folds are too few; take five, or as many as there are persons.")
     return [_split(examples, part, by) for part in _partition(examples, [1 / count] * count, by, seed)]
 
 
@@ -71,9 +71,10 @@ def holdout_mask(count: int, share: float, seed: int) -> np.ndarray:
 
 
 def group_ids(examples: Sequence[Example], by: str = "person") -> np.ndarray:
-    """Number what must stay together, int64 (N,): a person with all their clips, and all copies of these.
+    """Return the group of each example, int64 (N,), from 0: examples of a group must stay on one side of a split.
 
-    A clip or a copy joins two persons that are one under two names.
+    A group has all examples of a clip, all copies and, by "person", all examples of a person. Two names that share a
+    clip or a copy are taken for one person.
     """
     if by not in SPLIT_BY:
         raise DataInvalid(f"A split is made by {' or '.join(SPLIT_BY)}, not by {by}.")
@@ -118,7 +119,7 @@ def _partition(examples: Sequence[Example], shares: Sequence[float], by: str, se
     order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
     part_of = np.zeros(groups, int)
     for number in order:
-        # Labels by how rare they are: a part's lack of disgust weighs as much as its lack of calm.
+        # Relative to the total of each label, so that a rare label weighs as much as a frequent one.
         part_of[number] = np.argmax((missing / total) @ counts[number])
         missing[part_of[number]] -= counts[number]
     for empty in set(range(len(shares))) - set(part_of.tolist()):
@@ -138,14 +139,14 @@ def _check_leak(examples: Sequence[Example], train: np.ndarray, held_out: np.nda
     known, both = sides[0] | sides[1], sides[0] & sides[1]
     unknown = sum(example.person is None for example in examples)
     if by == "random":
-        found = f"{len(both)} of {len(known)} persons are on both sides" if known else "the data knows no persons"
+        found = f"{len(both)} of {len(known)} persons are on both sides" if known else "persons are unknown"
         return (
             True,
             f"LEAKS: split at random, as asked for; {found}. The model will do worse on persons it was not trained on.",
         )
     if unknown:
         return True, (
-            f"LEAKS: split by person as far as the data knows them, but for {unknown} of {len(examples)} examples it "
-            "does not, and the same people may be on both sides."
+            f"LEAKS: split by person, but for {unknown} of {len(examples)} examples the person is unknown, and the "
+            "same people may be on both sides."
         )
     return False, f"Split by person: {len(sides[0])} trained on, {len(sides[1])} others held out."

@@ -1,1 +1,1 @@
-"""The training loop for any network: phases, optimizer, checkpoints, metrics and devices. It knows no data set."""
+"""The training loop for any network: phases, optimizer, checkpoints, metrics and devices."""

@@ -1,4 +1,4 @@
-"""Order of examples over epochs, and batches made ahead in another thread."""
+"""Shuffle examples each epoch, and prefetch batches in another thread."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -11,15 +11,14 @@ Made = TypeVar("Made")
 
 
 def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return the indices of batch `step` of a data set of `count` examples, shuffled again each epoch.
+    """Return the indices of the examples in batch `step`; they are shuffled again each epoch.
 
     Args:
         step: number of the batch, from 0.
-        count: examples of the data set.
-        batch_size: examples of a batch; the last one of an epoch may have fewer.
-        seed: of the order.
-        weights: (N,), how often each example is drawn, with replacement; they are normalized here. None: each comes
-            once an epoch.
+        count: number of examples in the data set.
+        batch_size: number of examples in a batch; without `weights` the last one of an epoch may have fewer.
+        seed: seed of the order.
+        weights: (N,), relative probabilities to draw each example with replacement. None: each comes once an epoch.
 
     Returns:
         int64 (B,).
@@ -35,7 +34,7 @@ def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np
 
 
 def prefetch(steps: range, make: Callable[[int], Made]) -> Iterator[Made]:
-    """Yield `make(step)` for each step in order; another thread makes the next one meanwhile."""
+    """Yield `make(step)` for each step in order, while another thread makes the next one."""
     with ThreadPoolExecutor(1) as pool:
         pending = [pool.submit(make, step) for step in steps[:1]]
         for step in steps[1:]:

@@ -1,4 +1,4 @@
-"""Checkpoints: written atomically, and read without running code that is in them."""
+"""Write checkpoints atomically, and read them without running code in them."""
 
 import json
 import zipfile
@@ -15,19 +15,19 @@ CHECKPOINT = "checkpoint.pt"
 """File in the folder of a run."""
 
 State = dict[str, Any]
-"""What a checkpoint holds, by name: tensors, their state dicts, and plain values."""
+"""Content of a checkpoint by name: tensors, state dicts, and plain values."""
 
 
-def plain(values: Mapping[str, object]) -> dict[str, object]:
-    """Convert values to what a checkpoint may hold without code: dicts, lists, numbers and strings."""
+def to_plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Convert values to types that load without running code: dicts, lists, numbers and strings."""
     converted: dict[str, object] = json.loads(
         json.dumps(values, default=lambda value: dict(value) if isinstance(value, Mapping) else str(value))
     )
     return converted
 
 
-def only_plain(values: Mapping[str, object]) -> dict[str, object]:
-    """Leave out what is not plain: a schedule's state has functions, which its constructor makes again."""
+def select_plain(values: Mapping[str, object]) -> dict[str, object]:
+    """Select the plain values: the state of a schedule also has functions, which its constructor creates again."""
     return {name: value for name, value in values.items() if _is_plain(value)}
 
 
@@ -38,12 +38,12 @@ def _is_plain(value: object) -> bool:
 
 
 def save(path: Path, state: State) -> None:
-    """Write a checkpoint atomically. Raises DataInvalid where that is not possible; the last one stays."""
+    """Write a checkpoint atomically; if that fails, the previous one stays. Raises DataInvalid."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".new")
     try:
         torch.save(state, partial)
-    except RuntimeError as error:  # PyTorch's for a full disk, too
+    except RuntimeError as error:  # PyTorch also raises it for a full disk
         partial.unlink(missing_ok=True)
         raise DataInvalid(
             f"{path} cannot be written; make room on its disk, and continue with the same command and --resume."
@@ -52,7 +52,7 @@ def save(path: Path, state: State) -> None:
 
 
 def read_checkpoint(path: Path) -> State:
-    """Read a checkpoint to the CPU; it may hold tensors and plain values only.
+    """Read a checkpoint into CPU memory; it may hold only tensors and plain values.
 
     Raises:
         DataInvalid: the file is missing, broken or something else.
@@ -62,27 +62,27 @@ def read_checkpoint(path: Path) -> State:
         state["about"], state["network"]
     except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, TypeError, EOFError) as error:
         raise DataInvalid(
-            f"{path} is no checkpoint of this program, or broken; train without --resume, or where --audio-checkpoint "
-            "named its run, name another."
+            f"{path} is not a checkpoint of this program, or is broken; train without --resume, or "
+            "name another run if it is that of --audio-checkpoint."
         ) from error
     return state
 
 
 def resume(path: Path, about: Mapping[str, object]) -> State:
-    """Read the checkpoint of a run that is to be continued.
+    """Read the checkpoint of a run, to continue it.
 
     Args:
-        path: of the checkpoint.
-        about: metadata, trainer's config and phases of the run that continues.
+        path: the checkpoint.
+        about: metadata, trainer's config and phases of the continued run.
 
     Raises:
-        DataInvalid: the checkpoint is broken, or of a run with another `about`.
+        DataInvalid: the checkpoint is broken, or has another `about`.
     """
     state = read_checkpoint(path)
-    theirs = state["about"]
-    if differ := [name for name in about.keys() | theirs.keys() if about.get(name) != theirs.get(name)]:
+    saved = state["about"]
+    if differ := [name for name in about.keys() | saved.keys() if about.get(name) != saved.get(name)]:
         raise DataInvalid(
-            f"{path} is of another run: {', '.join(sorted(differ))} differ. Train with the same options as before, or "
-            "without --resume."
+            f"{path} belongs to another run: {', '.join(sorted(differ))} differ. Train with the same options as "
+            "before, or without --resume."
         )
     return state

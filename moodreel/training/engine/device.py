@@ -11,29 +11,29 @@ import torch
 from moodreel.errors import DataInvalid
 
 DEVICES = ("auto", "cpu", "cuda", "mps")
-"""What `--device` takes."""
+"""Values of `--device`."""
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the device for one of `DEVICES`: "auto" takes CUDA, then MPS, then the CPU, whichever is there first.
+    """Return the device for one of `DEVICES`: "auto" is the first available one of CUDA, MPS and the CPU.
 
     Raises:
         DataInvalid: this machine has no such device.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        name = next(kind for kind, there in available.items() if there)
+        name = next(kind for kind, usable in available.items() if usable)
     if not available.get(name):
-        usable = ", ".join(kind for kind, there in available.items() if there)
-        raise DataInvalid(f"There is no device {name!r} here; this machine has {usable}.")
+        kinds = ", ".join(kind for kind, usable in available.items() if usable)
+        raise DataInvalid(f"There is no device {name!r} here; this machine has {kinds}.")
     return torch.device(name)
 
 
 def autocast_dtype(device: torch.device, *, bf16: bool) -> torch.dtype | None:
     """Return the dtype that forward passes are computed in by autocast; None for plain float32.
 
-    CUDA always computes in half precision: bfloat16, or float16 where the GPU lacks it. The CPU does where `bf16` asks
-    for it. MPS does not: PyTorch has no gradient scaler for its float16.
+    CUDA always computes in half precision: bfloat16, or float16 where the GPU lacks it. The CPU computes in bfloat16 if
+    `bf16` is set. MPS computes in float32: PyTorch has no gradient scaler for its float16.
     """
     if device.type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
@@ -50,7 +50,7 @@ def deterministic(device: torch.device) -> Iterator[None]:
     """Use deterministic CUDA kernels where PyTorch has them, so that one seed gives the same weights again.
 
     An operation without such a kernel warns. Does nothing on the CPU, which is deterministic, or on MPS, which has no
-    such mode: there a seed does not promise the same weights.
+    such mode: there one seed may give other weights.
     """
     if device.type != "cuda":
         yield

@@ -19,7 +19,7 @@ class ExponentialMovingAverage:
         """Copy a network.
 
         Args:
-            network: to follow.
+            network: the network to average.
             decay: weight of the average at each update, 0 to 1.
             warmup: let the decay rise from 0 to `decay`, so that the first weights are soon forgotten. Without it the
                 average stays near them, which suits pretrained weights.
@@ -29,7 +29,7 @@ class ExponentialMovingAverage:
         self.follow(network)
 
     def follow(self, network: nn.Module) -> None:
-        """Follow a network's trained parameters and buffers from now on. Frozen parameters never change."""
+        """Average a network's trained parameters and its buffers from now on. Frozen parameters never change."""
         moving = [
             (average, current.detach())
             for average, current in zip(_tensors(self.network), _tensors(network), strict=True)
@@ -56,7 +56,7 @@ class ExponentialMovingAverage:
         return {"network": self.network.state_dict(), "count": self._updates}
 
     def load_state_dict(self, state: State) -> None:
-        """Load what `state_dict` returned."""
+        """Load the state that `state_dict` returned."""
         self.network.load_state_dict(state["network"])
         self._updates = state["count"]
 

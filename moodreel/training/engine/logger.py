@@ -1,4 +1,4 @@
-"""Metrics of a run, row by row: to metrics.csv, to TensorBoard, and to Weights & Biases where asked for."""
+"""Log the metrics of a run, row by row, to metrics.csv, TensorBoard and, if requested, Weights & Biases."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -31,10 +31,10 @@ class MetricsLogger:
             folder: for metrics.csv and TensorBoard's events; None writes no files.
             history: rows that a resumed run has written already; later ones in its files are dropped.
             wandb: project of Weights & Biases, or "".
-            about: configuration of the run, for Weights & Biases.
+            about: configuration of the run, which Weights & Biases shows.
 
         Raises:
-            DataInvalid: wandb is asked for and not installed.
+            DataInvalid: wandb is requested and not installed.
         """
         self._rows = list(history)
         self._file = folder / FILE if folder else None
@@ -64,7 +64,7 @@ class MetricsLogger:
             self._wandb.finish(exit_code=int(error is not None))
 
     def write(self, row: MetricsRow) -> None:
-        """Log a row; numbers go to all backends, words to metrics.csv alone."""
+        """Log a row: numbers to all backends, strings only to metrics.csv."""
         new_columns = not self._rows or row.keys() - set().union(*self._rows)
         self._rows.append(row)
         if self._file and new_columns:

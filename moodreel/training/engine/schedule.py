@@ -1,4 +1,4 @@
-"""Phases of training: what each trains, its optimizer and its learning-rate schedule."""
+"""Phases of training: trained parameters, optimizer and learning-rate schedule of each."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,17 +16,17 @@ class Phase:
     """One stretch of training with its own learning rate and frozen parameters.
 
     Attributes:
-        name: as log lines and metrics.csv show it.
-        steps: updates of the weights.
+        name: name in log lines and metrics.csv.
+        steps: number of optimizer steps.
         lr: highest learning rate of AdamW (Loshchilov & Hutter 2019).
         schedule: a name in `SCHEDULES`.
         warmup: fraction of the steps in which a trapezoid rises.
         decay_fraction: fraction of the steps in which a trapezoid falls to zero.
-        restart_steps: steps of the first cosine; each next one is twice as long. 0 for a single one.
-        frozen: name prefixes of parameters that are not trained ("trunk."). A module with no trained parameter stays
-            in eval mode: no dropout, and its batch statistics do not move.
-        lr_scales: factors of `lr` by name prefix; the longest prefix that fits a parameter counts.
-        weight_decay: of weights; biases and normalization parameters have none.
+        restart_steps: steps of the first cosine; each later one is twice as long. 0 for a single one.
+        frozen: name prefixes of parameters that are not trained ("trunk."). Modules with these prefixes stay in eval
+            mode: no dropout, and fixed batch statistics.
+        lr_scales: factors of `lr` by name prefix; the longest prefix that matches a parameter counts.
+        weight_decay: weight decay of weights; biases and normalization parameters have none.
     """
 
     name: str
@@ -52,7 +52,7 @@ def _cosine_restarts(optimizer: Optimizer, phase: Phase) -> LRScheduler:
 
 
 def _trapezoid(optimizer: Optimizer, phase: Phase) -> LRScheduler:
-    """Rise, stay and fall to zero in straight lines."""
+    """Rise linearly, stay, and fall linearly to zero."""
     rise, fall = (max(1, round(phase.steps * fraction)) for fraction in (phase.warmup, phase.decay_fraction))
     return LambdaLR(optimizer, lambda step: min(1, (step + 1) / rise, (phase.steps - step) / fall))
 
@@ -65,7 +65,7 @@ SCHEDULES: dict[str, Callable[[Optimizer, Phase], LRScheduler]] = {
 
 
 def build_optimizer(network: nn.Module, phase: Phase, betas: tuple[float, float]) -> AdamW:
-    """Freeze what a phase freezes, and build AdamW for the rest, grouped by learning rate and weight decay.
+    """Freeze the parameters that a phase freezes, and build AdamW for the others, grouped by learning rate and decay.
 
     Raises:
         DataInvalid: all parameters are frozen.
@@ -78,13 +78,13 @@ def build_optimizer(network: nn.Module, phase: Phase, betas: tuple[float, float]
         if parameter.requires_grad:
             groups.setdefault((lr, phase.weight_decay if parameter.ndim > 1 else 0.0), []).append(parameter)
     if not groups:
-        raise DataInvalid(f"In {phase.name} nothing is left to learn: all of it is frozen.")
+        raise DataInvalid(f"Phase {phase.name} trains nothing: all parameters are frozen; freeze fewer.")
     params = [{"params": group, "lr": lr, "weight_decay": decay} for (lr, decay), group in groups.items()]
     return AdamW(params, lr=phase.lr, betas=betas)
 
 
 def set_train_mode(network: nn.Module, phase: Phase) -> None:
-    """Set train mode; modules whose parameters are all frozen stay in eval mode."""
+    """Set train mode, except in modules that the phase freezes: they are in eval mode."""
     network.train()
     for name, module in network.named_modules():
         if f"{name}.".startswith(phase.frozen):

@@ -1,4 +1,4 @@
-"""What a trainer asks of a training task: batches, their loss, and an evaluation."""
+"""The interface of a training task to the trainer: batches, their loss, and an evaluation."""
 
 from abc import ABC, abstractmethod
 from typing import Any
@@ -11,13 +11,13 @@ from moodreel.training.engine.schedule import Phase
 
 
 class Task(ABC):
-    """A network and what it is trained for.
+    """A network with its training data, its loss and its evaluation.
 
     Attributes:
         network: is trained in place.
         eval_network: the EMA of `network` where the trainer keeps one, else `network` itself.
-        device: of the network.
-        monitor: name of the metric that tells which weights are best; higher is better. "" for none.
+        device: device of the network.
+        monitor: name of the metric by which the best weights are chosen; higher is better. "" for none.
     """
 
     network: nn.Module
@@ -26,19 +26,19 @@ class Task(ABC):
     monitor = ""
 
     def setup(self, device: torch.device) -> None:
-        """Prepare for a device: move there what batches are made from. Called once, before the first batch."""
+        """Prepare for a device: move data for the batches to it. Called once, before the first batch."""
         self.device = device
 
     @abstractmethod
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        """Make a batch. Runs in another thread while the batch before is trained on.
+        """Make a batch. Runs in another thread, while the network trains on the previous batch.
 
         The trainer moves the batch's tensors to the network's device.
 
         Args:
             step: number of the batch, from 0, counted through all phases.
-            rng: seeded by phase and step; all randomness of a batch comes from it, so that a resumed run sees the same.
-            phase: the current one.
+            rng: source of all randomness of the batch, seeded by phase and step, so that a resumed run sees the same.
+            phase: the current phase.
         """
 
     @abstractmethod

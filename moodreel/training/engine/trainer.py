@@ -1,7 +1,7 @@
 """Train the network of a task, phase by phase.
 
-1. A `Task` knows the network and its data: it makes batches, returns their loss and evaluates the network.
-2. `Phase`s say for how many steps, at which learning rates, and which parameters are frozen.
+1. A `Task` has the network and its data: it makes batches, returns their loss and evaluates the network.
+2. Each `Phase` sets the number of steps, the learning rates, and which parameters are frozen.
 3. `fit` runs them. It may be killed at any time: with the same folder and `resume` it continues at its last evaluation.
 
 The random numbers of each step are seeded by the phase and the step. So a resumed run sees the same batches and the
@@ -41,20 +41,20 @@ _RESUMED = ("phase", "step", "stale", "history", "best", "kept")
 
 @dataclass(frozen=True)
 class TrainerConfig:
-    """What holds for all phases of a run.
+    """The settings of all phases of a run.
 
     Attributes:
-        seed: of batches and dropout.
-        grad_accumulation: batches whose gradients are added up for one step.
+        seed: seed of batches and dropout.
+        grad_accumulation: batches whose gradients are accumulated for one step.
         max_grad_norm: gradients are clipped to this norm.
         ema_decay: decay of the exponential moving average of the weights (Polyak & Juditsky 1992); 0 for none.
-        ema_warmup: let the decay rise from 0, so that the first weights are soon forgotten. False suits pretrained
-            weights, which are worth staying near.
+        ema_warmup: let the decay rise from 0, so that the first weights are soon forgotten. False keeps the average
+            near them, which suits pretrained weights.
         eval_every: steps between evaluations; a checkpoint is written at each.
         patience: evaluations without improvement after which a phase ends, 0 for never. With patience the best
             weights are kept, without it the last ones.
-        betas: of AdamW.
-        bf16: compute in bfloat16 on the CPU too; some CPUs are twice as fast so. CUDA always uses half precision.
+        betas: betas of AdamW.
+        bf16: compute in bfloat16 on the CPU too, which makes some twice as fast. CUDA always uses half precision.
     """
 
     seed: int = 0
@@ -70,7 +70,7 @@ class TrainerConfig:
 
 @dataclass(frozen=True, eq=False)
 class TrainingHistory:
-    """How a run went: a row for each evaluation, as in metrics.csv, and the row of the weights that were kept."""
+    """The course of a run: a row for each evaluation, as in metrics.csv, and the row of the weights that were kept."""
 
     rows: tuple[MetricsRow, ...]
     best: MetricsRow
@@ -91,17 +91,17 @@ def fit(
     Args:
         task: is trained in place, on the device of its network.
         phases: run one after the other.
-        config: of all phases.
+        config: settings of all phases.
         folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events; None writes nothing.
         resume: continue from the checkpoint in the folder, if there is one.
-        metadata: what the checkpoint says of itself (architecture, arguments, labels, recipe, data): plain values.
+        metadata: the run as the checkpoint describes it (architecture, arguments, labels, recipe, data): plain values.
         wandb: project of Weights & Biases to log to as well.
 
     Raises:
-        DataInvalid: the checkpoint is broken or of another run, or the loss is not finite any more.
+        DataInvalid: the checkpoint is broken or of another run, or the loss is no longer finite.
     """
     phases = tuple(phases)
-    about = checkpoint.plain({**(metadata or {}), "running": asdict(config), "phases": [asdict(p) for p in phases]})
+    about = checkpoint.to_plain({**(metadata or {}), "running": asdict(config), "phases": [asdict(p) for p in phases]})
     path = folder / CHECKPOINT if folder else None
     state = checkpoint.resume(path, about) if path and resume and path.is_file() else None
     trainer = Trainer(task, config, state)
@@ -116,15 +116,15 @@ def fit(
 
 
 class Trainer:
-    """Run phases and hold the state of the run: what a checkpoint saves.
+    """Run phases and hold the state of the run, which a checkpoint saves.
 
     Attributes:
-        phase: number of the current one, from 0.
+        phase: number of the current phase, from 0.
         step: steps done in it.
         stale: evaluations since the best one.
         history: rows of metrics so far.
         best: row of the best evaluation.
-        kept: its weights; None without patience, when the last ones are kept.
+        kept: weights of the best evaluation; None without patience, when the last ones are kept.
     """
 
     def __init__(self, task: Task, config: TrainerConfig, state: State | None = None) -> None:
@@ -153,7 +153,7 @@ class Trainer:
 
         Args:
             phase: to run, or to continue after a resume.
-            number: of the phase, from 0.
+            number: number of the phase, from 0.
             first_step: steps of all phases before it.
         """
         self._start_phase(phase, number)
@@ -174,17 +174,17 @@ class Trainer:
                     yield self._evaluate(phase, {"step": first_step + self.step, "lr": lr, "loss": total / count})
                     total = 0.0
                     if self._out_of_patience():
-                        logger.info("%s: no better for %d evaluations; ended early.", phase.name, self.stale)
+                        logger.info("%s: no improvement for %d evaluations; stopped early.", phase.name, self.stale)
                         return
 
     def state_dict(self) -> State:
-        """Return what a checkpoint saves, without its `about`."""
+        """Return the content of a checkpoint, without its `about`."""
         return {
             "network": self.task.network.state_dict(),
             "mean": self.ema.state_dict() if self.ema else None,
             "scaler": self.scaler.state_dict(),
             "optimiser": self.optimizer.state_dict(),
-            "schedule": checkpoint.only_plain(self.schedule.state_dict()),
+            "schedule": checkpoint.select_plain(self.schedule.state_dict()),
             **{name: getattr(self, name) for name in _RESUMED},
         }
 
@@ -204,10 +204,10 @@ class Trainer:
         self.scaler.load_state_dict(state["scaler"])
         for name in _RESUMED:
             setattr(self, name, state[name])
-        logger.info("Going on at step %d of phase %d.", self.step, self.phase + 1)
+        logger.info("Resuming at step %d of phase %d.", self.step, self.phase + 1)
 
     def _start_phase(self, phase: Phase, number: int) -> None:
-        """Build optimizer and schedule; load their state where the phase was resumed, else start it from step 0."""
+        """Build optimizer and schedule; load their state if the phase is resumed, else start it at step 0."""
         self.optimizer = build_optimizer(self.task.network, phase, self.config.betas)
         self.schedule = SCHEDULES[phase.schedule](self.optimizer, phase)
         if self.ema:
@@ -223,7 +223,7 @@ class Trainer:
         return bool(self.config.patience) and self.stale >= self.config.patience
 
     def _batches(self, steps: range, first_step: int, phase: Phase) -> Iterator[list[Any]]:
-        """Yield the batches of each step, on the device; the next ones are made while one is trained on."""
+        """Yield the batches of each step, on the device, while another thread makes those of the next."""
         parts, number = self.config.grad_accumulation, self.phase
 
         def make(step: int) -> list[Any]:
@@ -253,7 +253,7 @@ class Trainer:
         return sum(loss.item() for loss in losses)  # read last: it waits for the GPU
 
     def _evaluate(self, phase: Phase, row: MetricsRow) -> MetricsRow:
-        """Measure the task, add its metrics to a row, and remember the best weights."""
+        """Evaluate the task, add its metrics to a row, and keep the best weights."""
         self.task.network.eval()
         with torch.inference_mode():
             metrics = self.task.evaluate(phase)
@@ -266,8 +266,8 @@ class Trainer:
             # Without patience the last weights are kept, which need no copy.
             self.kept = _cloned(self.task.eval_network) if self.config.patience else None
         self.stale = 0 if better else self.stale + 1
-        measured = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items())
-        held_out = f", held out: {measured}" if measured else ""
+        formatted = ", ".join(f"{name} {number:.4f}" for name, number in metrics.items())
+        held_out = f", held out: {formatted}" if formatted else ""
         logger.info("%s: step %d, loss %.4f%s", phase.name, row["step"], row["loss"], held_out)
         set_train_mode(self.task.network, phase)
         return row
