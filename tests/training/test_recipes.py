@@ -256,7 +256,7 @@ def test_pretrained_weights_fill_all_layers_but_the_heads(tmp_path):
     }
     assert differ == {"heads"}
     torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(DataInvalid, match="holds no EfficientNet-Lite0"):
+    with pytest.raises(DataInvalid, match="does not hold an EfficientNet-Lite0"):
         load_pretrained(network, tmp_path / "other.pth")
 
 

