@@ -520,7 +520,7 @@ def test_pairing_names_labels_without_faces(recordings):
         ),
         (
             ["audio-visual", "--data", "{image_folder}", "--drop-video", "0.7", "--drop-audio", "0.7"],
-            "add up to at most 1; they add up to 1.4",
+            "add up to at most 1, not 1.4",
         ),
         (["improved-cnn", "--data", "{one}"], "one has one label, happy; a classifier needs two or more"),
         (["improved-cnn", "--data", "{image_folder}", "--folds", "2", "--patience", "3"], "omit --patience with folds"),

@@ -274,7 +274,7 @@ def test_layers_are_chosen_evenly(pretrained, tmp_path):
     net = minilm_init.build_network((), {"layers": 1}, pretrained)
     torch.testing.assert_close(net.layers[0].linear1.weight, weights["encoder.layer.0.intermediate.dense.weight"])
     safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(DataInvalid, match="holds no BERT"):
+    with pytest.raises(DataInvalid, match="does not hold a matching BERT"):
         minilm_init.build_network((), {"layers": 6}, tmp_path)
 
 

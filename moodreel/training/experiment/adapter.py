@@ -45,7 +45,7 @@ class ClassificationOptions(Options):
     def __post_init__(self) -> None:
         super().__post_init__()
         if (total := self.drop_video + self.drop_audio) > 1:
-            raise DataInvalid(f"--drop-video and --drop-audio must add up to at most 1; they add up to {total:g}.")
+            raise DataInvalid(f"--drop-video and --drop-audio must add up to at most 1, not {total:g}.")
 
 
 ClassificationRequest = RunRequest[ClassificationOptions]

