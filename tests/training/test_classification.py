@@ -508,7 +508,7 @@ def test_pairing_names_labels_without_faces(recordings):
             ["improved-cnn", "--data", "{image_folder}", "--grad-accumulation", "0"],
             "--grad-accumulation must be at least 1; it is 0",
         ),
-        (["improved-cnn", "--data", "{image_folder}", "--seed", "-1"], "--seed must be at least 0 and at most .*; it is -1"),
+        (["improved-cnn", "--data", "{image_folder}", "--seed", "-1"], "--seed must be at least 0 and .*; it is -1"),
         (["improved-cnn", "--data", "{image_folder}", "--lr", "nan"], "--lr must be more than 0; it is nan"),
         (
             ["improved-cnn", "--data", "{image_folder}", "--val-fraction", "0"],
@@ -523,8 +523,8 @@ def test_pairing_names_labels_without_faces(recordings):
             "add up to at most 1, not 1.4",
         ),
         (["improved-cnn", "--data", "{one}"], "one has one label, happy; a classifier needs two or more"),
-        (["improved-cnn", "--data", "{image_folder}", "--folds", "2", "--patience", "3"], "omit --patience with folds"),
-        (["improved-cnn", "--data", "{image_folder}", "--seed", "1" + 30 * "0"], "--seed must be at least 0 and at most"),
+        (["improved-cnn", "--data", "{image_folder}", "--folds", "2", "--patience", "3"], "omit --patience or --folds"),
+        (["improved-cnn", "--data", "{image_folder}", "--seed", "1" + 30 * "0"], "--seed must be .* at most"),
         (["emotimesh", "--data", "{faceless}", "--model-arg", "depth=3"], "emotimesh cannot be built"),
         (["emotimesh", "--data", "{faceless}"], "0 of 4 images can be trained on, .* no face or sound was found"),
         (

