@@ -7,7 +7,7 @@ Three parts are fitted, one after the other, on uncalibrated log-probabilities o
    nearest to 0 is taken. For `diary`, which is for clips alone, it maximizes the criterion
    (`moodreel.training.evaluation.criterion`); with few clips several offsets give the same predictions, so the middle
    one of the best is taken.
-2. A temperature for pictures, which are always predicted under `balanced`, and for each prior one for clips, by the
+2. A temperature for images, which are always predicted under `balanced`, and for each prior one for clips, by the
    negative log-likelihood. Each set has the same weight.
 3. The confidence from which a prediction is certain (`calibration.fit_certain_from`), on all sets with the same weight.
 
@@ -166,9 +166,9 @@ def fit_priors(sets: Sequence[CalibrationSet]) -> dict[str, Prior]:
         raise DataInvalid("Priors are fitted on images, and on clips or talkers; give --data for both.")
     offsets = _fit_offsets(sets)
     images = [each for each in sets if each.kind == IMAGES]
-    picture_temperature = _fit_temperature(images, _neutral_prior(sets[0].labels, offsets[BALANCED]))
+    image_temperature = _fit_temperature(images, _neutral_prior(sets[0].labels, offsets[BALANCED]))
     priors = {
-        name: _fit_clips(sets, _neutral_prior(sets[0].labels, offset), picture_temperature)
+        name: _fit_clips(sets, _neutral_prior(sets[0].labels, offset), image_temperature)
         for name, offset in offsets.items()
     }
     return {name: replace(priors[name], certain_from=_fit_certain_from(sets, priors, name)) for name in PRIORS}
@@ -258,22 +258,22 @@ def _fit_offsets(sets: Sequence[CalibrationSet]) -> dict[str, float]:
     recalls = [compute_criterion([each.by_offset[at] for each in sets]).parts[IMAGES] for at in range(len(OFFSETS))]
     near = [offset for offset, recall in zip(OFFSETS, recalls, strict=True) if recall >= max(recalls) - TOLERANCE]
     balanced = min(near, key=abs)
-    pictures = OFFSETS.index(balanced)
+    balanced_at = OFFSETS.index(balanced)
     values = [
-        compute_criterion([each.by_offset[pictures if each.kind == IMAGES else at] for each in sets]).value or 0.0
+        compute_criterion([each.by_offset[balanced_at if each.kind == IMAGES else at] for each in sets]).value or 0.0
         for at in range(len(OFFSETS))
     ]
     best = [offset for offset, value in zip(OFFSETS, values, strict=True) if value == max(values)]
     return {DIARY: best[len(best) // 2], BALANCED: balanced}
 
 
-def _fit_clips(sets: Sequence[CalibrationSet], prior: Prior, picture_temperature: float) -> Prior:
+def _fit_clips(sets: Sequence[CalibrationSet], prior: Prior, image_temperature: float) -> Prior:
     """Fit the temperature of clips for a prior with offsets; without labeled clips it is that of images."""
     clips = [each for each in sets if each.kind != IMAGES]
     # Talkers alone have one label, whose likelihood only rises with the confidence.
     has_labels = any(each.kind == CLIPS for each in clips)
-    temperature = _fit_temperature(clips, prior) if has_labels else picture_temperature
-    return replace(prior, temperature=temperature, moment_temperature=picture_temperature)
+    temperature = _fit_temperature(clips, prior) if has_labels else image_temperature
+    return replace(prior, temperature=temperature, moment_temperature=image_temperature)
 
 
 def _fit_certain_from(sets: Sequence[CalibrationSet], priors: Mapping[str, Prior], name: str) -> float:
