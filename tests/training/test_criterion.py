@@ -159,7 +159,7 @@ def test_clips_that_are_all_neutral_are_talkers():
 
 
 def test_models_of_other_labels_and_sets_without_faces_are_refused():
-    with pytest.raises(MoodreelError, match=r"none of .*: bored"):
+    with pytest.raises(MoodreelError, match=r"labels other than .*: bored"):
         evaluate_sets(ScriptedModel(("Happy", "bored")), [], CONTEXT)
     with pytest.raises(MoodreelError, match="reads images and clips"):
         evaluate_sets(ScriptedModel(FIVE), [make_set("x", "audio", [("Happy", "Happy")])], CONTEXT)

@@ -225,6 +225,6 @@ def _differences(
     samples = [resampled[a] - resampled[b] for a, b in pairs]
     p_values = [bootstrap_p(each) for each in samples]
     return [
-        Difference(value, interval(own), p, corrected)
-        for value, own, p, corrected in zip(values, samples, p_values, holm(p_values), strict=True)
+        Difference(value, interval(resamples), p, corrected)
+        for value, resamples, p, corrected in zip(values, samples, p_values, holm(p_values), strict=True)
     ]

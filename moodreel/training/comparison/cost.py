@@ -110,11 +110,11 @@ def _latencies(models: Sequence[EvaluatedModel]) -> list[list[float]]:
         for repetition in range(WARM_UP + REPETITIONS):
             if repetition >= WARM_UP + MIN_REPETITIONS and time.perf_counter() > deadline:
                 break
-            for model, own in zip(models, latencies, strict=True):
+            for model, measured in zip(models, latencies, strict=True):
                 start = time.perf_counter()
                 # The result is on the CPU, so work on a GPU is complete when it returns.
                 model.run_once()
-                own.append(1000 * (time.perf_counter() - start))
-        return [own[WARM_UP:] for own in latencies]
+                measured.append(1000 * (time.perf_counter() - start))
+        return [measured[WARM_UP:] for measured in latencies]
     finally:
         torch.set_num_threads(threads)

@@ -126,9 +126,9 @@ def differences(comparison: Comparison) -> Figure:
     """Draw the difference of each pair in the decision metric."""
     metric = comparison.config.decision_metric
     rows = [
-        _Row(f"{pair.first} − {pair.second}", own.value, own.interval, color=BLUE if own.significant else INK)
+        _Row(f"{pair.first} − {pair.second}", each.value, each.interval, color=BLUE if each.significant else INK)
         for pair in comparison.pairs
-        for own in [pair.differences[metric]]
+        for each in [pair.differences[metric]]
     ]
     label = f"percentage points of {METRIC_NAMES[metric]}"
     return _interval_plot(rows, label, height=0.9 + 0.28 * len(rows), line=0)

@@ -151,10 +151,10 @@ def _predict_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> 
     ]
 
 
-def evaluate_set(part: SetPredictions, own: Sequence[str]) -> SetEvaluation:
+def evaluate_set(part: SetPredictions, own_labels: Sequence[str]) -> SetEvaluation:
     """Compute the metrics, in five labels, of predictions in a model's own labels."""
     truth = mapping_matrix(part.labels, FIVE).argmax(axis=1)
-    metrics = compute_metrics(to_labels(part.predictions, own, FIVE), truth, FIVE)
+    metrics = compute_metrics(to_labels(part.predictions, own_labels, FIVE), truth, FIVE)
     missing = [label for label in FIVE if label not in metrics.recall]
     lacks = (f"{part.name}: has no {', '.join(missing)}.",) if missing and part.kind != TALKERS else ()
     return SetEvaluation(part.name, part.kind, metrics, part.counts, notes=(*part.notes, *lacks))

@@ -72,7 +72,7 @@ def compute_metrics(predictions: Predictions, truth: np.ndarray, labels: Sequenc
     """Compute all metrics of predictions.
 
     Args:
-        predictions: Of N examples, N > 0.
+        predictions: Predictions for N examples, N > 0.
         truth: int64 (N,), indices of the labels.
         labels: Names of the C labels.
     """
@@ -99,7 +99,7 @@ def compute_metrics(predictions: Predictions, truth: np.ndarray, labels: Sequenc
 def roc_auc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
     """Return the mean area under the ROC curve of each label that occurs against the rest; None where only one does.
 
-    scikit-learn's own one-vs-rest mean refuses a set that lacks one of the labels.
+    scikit-learn's one-vs-rest mean raises an error if a label does not occur.
     """
     present = np.unique(truth)
     if len(present) < 2:

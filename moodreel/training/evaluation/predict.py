@@ -84,9 +84,9 @@ def scatter(count: int, rows: np.ndarray, probabilities: np.ndarray) -> Predicti
     return Predictions(scattered, found)
 
 
-def to_labels(predictions: Predictions, own: Sequence[str], labels: Sequence[str]) -> Predictions:
+def to_labels(predictions: Predictions, own_labels: Sequence[str], labels: Sequence[str]) -> Predictions:
     """Convert predictions to other labels, summing the probabilities of all own labels that map to the same one."""
-    probabilities = predictions.probabilities.astype(float) @ mapping_matrix(own, labels)
+    probabilities = predictions.probabilities.astype(float) @ mapping_matrix(own_labels, labels)
     # Where nothing was found all labels are equally likely, however many of the model's labels map to each.
     probabilities[~predictions.found] = 1 / len(labels)
     return replace(predictions, probabilities=probabilities)

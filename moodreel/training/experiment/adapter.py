@@ -24,7 +24,7 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class ClassificationOptions(Options):
-    """Options of the classification task beside the shared ones."""
+    """Options of the classification task besides the shared ones."""
 
     pretrained: Path | None = option(None, "pretrained weights, for architectures that take them", kind=PATH)
     faces: str = option("", "pair each recording with faces of its emotion (synthetic pairing)", kind=DATASET)

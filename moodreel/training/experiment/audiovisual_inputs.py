@@ -90,7 +90,7 @@ class AvInputs(InputAdapter):
         return AvBatch(mixed, frames, voices)
 
     def forward(self, network: nn.Module, inputs: AvBatch, phase: Phase | None = None) -> torch.Tensor:
-        """Return the logits of each example; log-probabilities where those of its windows are averaged."""
+        """Return the logits of each example; with `owners`, the log of the mean probabilities of its windows."""
         assert isinstance(network, AudioVisualNet)
         network.input_side = SMALL_FACE_SIDE if phase is not None and phase.name == SMALL_FACES else INPUT_SIDE
         masks = inputs.windows.face_mask.to(network.device), inputs.windows.audio_mask.to(network.device)
@@ -243,12 +243,12 @@ class SyntheticPairs(PairedInputs):
         """Return the trunk's features of faces, float32 (F, 512), and their rows for each label of the recordings."""
         rng = np.random.default_rng(self._seed)
         features: list[torch.Tensor] = []
-        for own, repeat in itertools.product(rows, range(augmentations + 1)):
-            for part in np.array_split(own, max(1, -(-len(own) // 64))):
+        for label_rows, repeat in itertools.product(rows, range(augmentations + 1)):
+            for part in np.array_split(label_rows, max(1, -(-len(label_rows) // 64))):
                 crops = [augment_face_square(self._crops[row], INPUT_SIDE, rng if repeat else None) for row in part]
                 with torch.inference_mode():
                     features.append(network.encode_faces(torch.from_numpy(np.stack(crops))).float().cpu())
-        ends = np.cumsum([len(own) * (augmentations + 1) for own in rows])
+        ends = np.cumsum([len(label_rows) * (augmentations + 1) for label_rows in rows])
         rows_of = np.split(np.arange(ends[-1]), ends[:-1])
         return torch.cat(features).clone(), [rows_of[index] for index in self._wanted]
 
@@ -279,7 +279,7 @@ class SyntheticPairs(PairedInputs):
 
 @dataclass(eq=False)
 class ClipInputs(PairedInputs):
-    """Clips, each with all its windows; None for a clip without a face and a voice. Training takes a random window."""
+    """Clips, each with all its windows; None for a clip with neither face nor voice. Training takes a random one."""
 
     clips: Sequence[AudioVisualBatch | None]
 

@@ -150,7 +150,7 @@ class Experiment:
         temperature = self._temperature(task.predict_logits(val_rows), val_rows)
         modality_temperatures = self._modality_temperatures(self._ablate(task, val_rows), val_rows)
         self._write_model(task.network, temperature, modality_temperatures)
-        # All held-out examples have a majority label; for a fair comparison the training sample must have one, too.
+        # All held-out examples have a majority label; for a fair comparison, so must the training sample.
         majority = train_rows if data.has_majority is None else train_rows[data.has_majority[train_rows]]
         sample = np.random.default_rng(config.seed).permutation(majority)[: max(len(parts.held_out), 200)]
         rows = parts.held_out[self.usable[parts.held_out]]
@@ -274,7 +274,7 @@ class Experiment:
 
     def _measure_served(self, task: ClassificationTask, rows: np.ndarray, temperature: float) -> ClassificationMetrics:
         """Measure the written model, as it is served, on some examples."""
-        if self.data.faces is not None:  # there is no file of a synthetic pair
+        if self.data.faces is not None:  # a synthetic pair has no file to serve
             return self._metrics(task.predict_logits(rows) / temperature, rows)
         [model] = open_models([str(self.request.out)], self.request.context.models)
         examples = [self.data.examples[row] for row in rows]

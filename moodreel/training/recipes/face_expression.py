@@ -1,6 +1,6 @@
 """Train a network on aligned crops with up to four labeling conventions.
 
-1. Crop the face of every image of FER+ and, where they are given, of webfaces and muxspace.
+1. Crop the face of every image of FER+ and, if they are given, of webfaces and muxspace.
 2. Train one head on FER+'s votes, one on FER2013's labels of the same images, and one on the labels of each other set.
    A model that was trained before may teach every head on every crop.
 3. Fit the temperatures on held-out images.
