@@ -12,8 +12,8 @@ from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 CONFIDENCE_LEVEL = 0.95
 """Confidence level of every interval."""
 MIN_UNITS = 6
-"""Number of persons, or examples of unknown persons, below which no model is called better: five agree by chance one
-time in sixteen."""
+"""Number of persons, or examples of unknown persons, below which no model is called better: five agree by chance in
+one of sixteen cases."""
 _BATCH = 100
 """Resamples at a time: bounds memory."""
 

@@ -93,7 +93,7 @@ class ArchitectureAdapter(ABC):
         Args:
             network: The network to change.
             checkpoint: The checkpoint file of the other run.
-            request: This run; the other run must have had the same seed and folds.
+            request: This run, which must have the same seed and folds as the other one.
             stated: The data set and the numbers of examples that this run's checkpoint will state.
 
         Raises:

@@ -27,8 +27,7 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.classification import InputAdapter
 
 SMALL_FACES, SMALL_FACE_SIDE = "small faces", 64
-"""The name of the phase with small faces, and their side in pixels: most is learned in it, in a
-third of the time."""
+"""Name of the phase with small faces, and their side in pixels: most is learned in it, in a third of the time."""
 MAX_FACES_PER_LABEL = 600
 """Recordings are paired with at most this many faces of each label."""
 AUGMENTATIONS_PER_FACE = 2

@@ -247,7 +247,7 @@ class Experiment:
         except DataInvalid:
             parts = make_split(by="random")
             logger.warning(
-                "Too few persons to hold out some for validation: validation metrics are too high, test metrics not."
+                "Too few persons to hold out some for validation: validation metrics, not test metrics, are too high."
             )
         return rows[parts.train], rows[parts.held_out]
 
