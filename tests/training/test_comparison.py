@@ -34,7 +34,7 @@ def test_identical_models_have_no_winner(tmp_path):
     assert loser(comparison) is None
     answer, detail = verdict(comparison)
     assert answer.startswith("No winner")
-    assert "one and other do the same" in detail
+    assert "one and other perform the same" in detail
     [pair] = comparison.pairs
     assert pair.mcnemar.p == 1
     for difference in pair.differences.values():
@@ -276,9 +276,9 @@ def test_a_new_split_of_data_that_a_card_names_says_so(how):
     card = ModelCard(name="m", architecture="a", labels=LABELS, data="made")
     data = make_dataset(people=12)
     plain, named = evaluation_split(data, [], **how), evaluation_split(data, [card], **how)
-    assert "By their cards these were trained on made: m." in named.reason
+    assert "According to their cards, these models were trained on made: m." in named.reason
     assert (named.reason.startswith(plain.reason), named.leaks) == (True, plain.leaks)
-    assert "By their cards" not in evaluation_split(data, [replace(card, data="")], **how).reason
+    assert "their cards" not in evaluation_split(data, [replace(card, data="")], **how).reason
 
 
 def test_a_share_of_zero_is_not_the_default_share():

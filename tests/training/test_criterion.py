@@ -93,7 +93,7 @@ def test_parts_that_were_not_given_are_left_out_and_named(kinds):
     assert criterion.value == pytest.approx(np.mean(list(criterion.parts.values())))
     assert f"Means: {', '.join(f'{kind} {value:.4f}' for kind, value in criterion.parts.items())}." in text
     absent = ", ".join(kind for kind in (IMAGES, CLIPS, TALKERS) if kind not in kinds)
-    assert f"Left out of the criterion, because no such set was given: {absent}." in text
+    assert f"Not in the criterion, because no such set was given: {absent}." in text
     assert cells(text, "criterion")[-1] == f"{criterion.value:.4f}"
 
 
@@ -126,7 +126,7 @@ def test_examples_of_other_labels_are_left_out_and_counted():
     data = make_set("web", IMAGES, [("Contempt", "Happy"), ("joy", "Happy")], labels=("Contempt", "joy"))
     [result] = evaluate_sets(ScriptedModel(FIVE), [data], CONTEXT)
     assert (result.metrics.examples, result.metrics.accuracy) == (1, 1)
-    assert "web: labels that are none of the five were left out: Contempt: 1." in result.notes
+    assert "web: labels other than the five were left out: Contempt: 1." in result.notes
     with pytest.raises(DataInvalid, match="no examples"):
         evaluate_sets(ScriptedModel(FIVE), [make_set("x", IMAGES, [("bored", "")], labels=("bored",))], CONTEXT)
 
@@ -147,7 +147,7 @@ def test_clips_of_low_trust_are_a_row_of_their_own_without_a_score():
     assert cells(text, "real") == [CLIPS, "2", "1.0000", "1.0000", "1.0000", "0.1000", "1.0000"]
     assert cells(text, "real, low trust") == [CLIPS, "1", "1.0000", "0.0000", "0.0000", "0.9000", "—"]
     assert compute_criterion(results).parts == {CLIPS: 1}
-    assert "Clips of low trust are no part of the criterion." in text
+    assert "Clips of low trust are not part of the criterion." in text
 
 
 def test_clips_that_are_all_neutral_are_talkers():
@@ -159,7 +159,7 @@ def test_clips_that_are_all_neutral_are_talkers():
 
 
 def test_models_of_other_labels_and_sets_without_faces_are_refused():
-    with pytest.raises(MoodreelError, match=r"none of .*: bored"):
+    with pytest.raises(MoodreelError, match=r"labels other than .*: bored"):
         evaluate_sets(ScriptedModel(("Happy", "bored")), [], CONTEXT)
     with pytest.raises(MoodreelError, match="reads images and clips"):
         evaluate_sets(ScriptedModel(FIVE), [make_set("x", "audio", [("Happy", "Happy")])], CONTEXT)

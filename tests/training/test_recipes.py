@@ -256,7 +256,7 @@ def test_pretrained_weights_fill_all_layers_but_the_heads(tmp_path):
     }
     assert differ == {"heads"}
     torch.save({"_conv_stem.weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(DataInvalid, match="holds no EfficientNet-Lite0"):
+    with pytest.raises(DataInvalid, match="does not hold an EfficientNet-Lite0"):
         load_pretrained(network, tmp_path / "other.pth")
 
 
@@ -303,7 +303,7 @@ def test_an_alpha_of_zero_is_no_mixup(tmp_path, banded_faces):
 
 def test_shares_that_leave_none_for_ferplus_are_refused_before_data_is_read(tmp_path):
     shares = ["--webfaces-share=0.6", "--muxspace-share=0.6"]
-    with pytest.raises(SystemExit, match=r"must be below 1 together; they are 1\.2"):
+    with pytest.raises(SystemExit, match=r"must add up to less than 1, not 1\.2"):
         main(["train", "vit", f"--data=ferplus:{tmp_path / 'nowhere'}", f"--out={tmp_path / 'model'}", *shares])
     assert not list(tmp_path.iterdir())
 

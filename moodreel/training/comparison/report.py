@@ -1,4 +1,4 @@
-"""Write the report of a comparison: as one HTML page, as Markdown, and as JSON."""
+"""Write the report of a comparison as one HTML page, as Markdown and as JSON."""
 
 import json
 import re
@@ -17,17 +17,17 @@ from moodreel.training.comparison.verdict import METRIC_NAMES, loser, verdict, w
 
 PAGE, TEXT, NUMBERS = "report.html", "report.md", "comparison.json"
 MAX_PEOPLE = 12
-"""Persons that are listed of each model, the worst."""
+"""Maximum number of persons listed for each model, the worst first."""
 _MARKDOWN_SPECIAL = re.compile(r"([\\`*_\[\]<>|#~$&])")
 
 
 def write_report(out: Path, comparison: Comparison, command: str, faces: Sequence[Plot] = ()) -> None:
-    """Write `report.html`, `report.md` with its plots, and `comparison.json`, over older ones.
+    """Write `report.html`, `report.md` with its plots, and `comparison.json`, replacing older ones.
 
     Args:
-        out: The folder, which is made where it is missing.
-        comparison: What to report.
-        command: That made the comparison.
+        out: The folder, which is created if it is missing.
+        comparison: The results to report.
+        command: The command that made the comparison.
         faces: A plot of each model's most confident predictions.
 
     Raises:
@@ -49,7 +49,7 @@ def write_report(out: Path, comparison: Comparison, command: str, faces: Sequenc
 def render(
     format: str, comparison: Comparison, command: str, plots: dict[str, Plot], faces: Sequence[Plot] = ()
 ) -> str:
-    """Render the report in a format, "html.jinja" or "markdown.jinja": the same words and numbers in both."""
+    """Render the report in a format, "html.jinja" or "markdown.jinja", with the same words and numbers in both."""
     environment = Environment(
         loader=PackageLoader("moodreel.training"),
         autoescape=format == "html.jinja",
@@ -75,12 +75,12 @@ def render(
 
 
 def escape_markdown(text: str) -> str:
-    """Escape text so that it stands for itself in Markdown, on one line."""
+    """Escape text so that Markdown shows it literally, on one line."""
     return _MARKDOWN_SPECIAL.sub(r"\\\1", " ".join(text.split()))
 
 
 def to_json(comparison: Comparison, command: str) -> str:
-    """Return everything as JSON; what does not exist, such as an odds ratio of nothing, is null."""
+    """Return everything as JSON; undefined values, such as an odds ratio with a denominator of 0, are null."""
     conclusions = {"verdict": verdict(comparison), "winner": winner(comparison), "loser": loser(comparison)}
     everything = {"command": command} | conclusions | asdict(comparison)
     return json.dumps(everything, indent=2, ensure_ascii=False, allow_nan=False, default=np.ndarray.tolist) + "\n"

@@ -1,4 +1,4 @@
-"""Results of a comparison: everything that a report shows, as numbers and names."""
+"""Define the results of a comparison: everything that a report shows, as numbers and names."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,8 +13,8 @@ from moodreel.training.evaluation.significance import Difference, Interval, McNe
 MIN_PERSON_EXAMPLES = 5
 """Persons with fewer examples are not reported: with one image each, some would always have an accuracy of 0."""
 DECISION_METRIC = "balanced_accuracy"
-"""Decides which model is better by default: most images of most data sets are neutral or happy, and a model that knows
-only these has a high accuracy."""
+"""The default metric for which model is better. Most images of most data sets are neutral or happy, so a model that
+knows only these two has a high accuracy."""
 
 
 @dataclass(frozen=True)
@@ -23,10 +23,10 @@ class ComparisonConfig:
 
     Attributes:
         decision_metric: One of `CONFUSION_METRICS`: it decides which model is better.
-        resamples: Of the bootstrap.
-        seed: Of the bootstrap and of the training sample.
-        gap_samples: Training examples that overfitting is measured on; 0 for none.
-        always_gap: Measure it also for models whose cards do not name the data set.
+        resamples: Number of resamples of the bootstrap.
+        seed: Seed of the bootstrap and of the training sample.
+        gap_samples: Number of training examples for measuring overfitting; 0 to not measure it.
+        always_gap: Whether to measure overfitting also for models whose cards do not name the data set.
     """
 
     decision_metric: str = DECISION_METRIC
@@ -40,7 +40,7 @@ class ComparisonConfig:
 class GroupMetrics:
     """Metrics of one group of people, or of one person.
 
-    `interval` is of the accuracy; None where there is only one unit to resample.
+    `interval` is the interval of the accuracy; None if there is only one unit to resample.
     """
 
     name: str
@@ -53,7 +53,7 @@ class GroupMetrics:
 
 @dataclass(frozen=True)
 class GeneralizationGap:
-    """Overfitting: the accuracy on some training examples minus that on the held-out ones, with its interval."""
+    """Overfitting: accuracy on a sample of training examples minus accuracy on the held-out ones, with its interval."""
 
     examples: int
     train_accuracy: float
@@ -66,14 +66,14 @@ class ModelResult:
     """Results of one model.
 
     Attributes:
-        data: What it was trained on, by its card.
-        licence: Of its card.
-        metrics: On the held-out examples.
-        intervals: Of each of `CONFUSION_METRICS`.
-        groups: The worst first.
+        data: Its training data, from its card.
+        licence: License of its weights, from its card.
+        metrics: Metrics on the held-out examples.
+        intervals: Interval of each of `CONFUSION_METRICS`.
+        groups: Metrics of each group, the worst first.
         people: Persons with `MIN_PERSON_EXAMPLES` examples or more, the worst first.
-        gap: None where it was not measured.
-        gap_reason: Why it was not measured, else "".
+        gap: Overfitting; None if it was not measured.
+        gap_reason: Why it was not measured, or "".
     """
 
     name: str
@@ -92,7 +92,7 @@ class ModelResult:
 
 @dataclass(frozen=True, eq=False)
 class PairwiseResult:
-    """Two models; differences: the first minus the second, in each of `CONFUSION_METRICS`."""
+    """Comparison of two models; differences: first minus second, in each of `CONFUSION_METRICS`."""
 
     first: str
     second: str
@@ -102,16 +102,16 @@ class PairwiseResult:
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Everything that a report shows, but for the command that made it.
+    """Everything that a report shows, except the command that made it.
 
     Attributes:
-        licence: Of the data.
+        licence: License of the data.
         commercial: Whether weights trained on it may be used commercially.
-        examples: How many were held out.
-        labels: That all models are compared in.
-        notes: Sentences on how labels were mapped.
-        units: How many persons, or else examples, were resampled.
-        by_person: Whether persons were.
+        examples: Number of held-out examples.
+        labels: The common labels of all models.
+        notes: Sentences on the mapping of labels.
+        units: Number of resampled units: persons, or examples of unknown persons.
+        by_person: Whether the units are persons.
     """
 
     data: str

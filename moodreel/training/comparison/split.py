@@ -15,14 +15,14 @@ from moodreel.training.data.splits import Split, group_ids
 def evaluation_split(
     data: Dataset, cards: Sequence[ModelCard], *, share: float | None = None, by: str = "", seed: int = 0
 ) -> Split:
-    """Take the part that the data set itself holds out, or the share that is asked for, or else everything.
+    """Return the held-out part of the data set itself, or the requested share, or else everything.
 
     Args:
         data: The data set.
-        cards: Of the models; they name the data that these were trained on.
+        cards: The models' cards, which name their training data.
         share: The share to hold out, see `Dataset.split`.
-        by: What to split by, see `Dataset.split`.
-        seed: The one that the models were trained with.
+        by: "person" or "random", see `Dataset.split`.
+        seed: Seed of the split: the seed that the models were trained with.
 
     Raises:
         DataInvalid: The data set is empty.
@@ -34,14 +34,14 @@ def evaluation_split(
         trained = [card.name for card in cards if trained_on(card, data.name)]
         reason = f"All {len(everything)} examples were evaluated: the data set has no held-out part."
         if trained:
-            reason = f"LEAKS: {reason} By their cards these were trained on it: {', '.join(trained)}."
+            reason = f"LEAKS: {reason} According to their cards, these models were trained on it: {', '.join(trained)}."
         return Split(everything[:0], everything, bool(trained), reason)
     is_new = share is not None or bool(by)
     split = data.split(0.2 if share is None else share, by=by or ("person" if is_new else ""), seed=seed)
     if is_new and (trained := [card.name for card in cards if trained_on(card, data.name)]):
         reason = (
-            f"{split.reason} By their cards these were trained on {data.name}: {', '.join(trained)}. What is held out "
-            "is new to them only if they were trained with the same split and seed, and without --folds."
+            f"{split.reason} According to their cards, these models were trained on {data.name}: {', '.join(trained)}. "
+            "The held-out part is new to them only if they were trained with the same split and seed, without --folds."
         )
         split = replace(split, reason=reason)
     groups = group_ids(data.examples)
@@ -57,7 +57,7 @@ def trained_on(card: ModelCard, name: str) -> bool:
 
 
 def _names(text: str) -> set[str]:
-    """Return the names of the data sets that a text lists: what stands before commas, brackets and "images"."""
+    """Return the names of the data sets that a text lists: its parts before commas, brackets and "images"."""
     parts = re.split(r"; |\) on |synthetic pairing of | with faces of ", text.lower().replace("+", "plus"))
     names = (re.split(r"[,(]| images\b| pictures\b", part)[0] for part in parts)
     return {re.sub(r"[^a-z0-9]", "", name) for name in names} - {""}

@@ -1,4 +1,4 @@
-"""Tables of a report. Where held-out examples may have been trained on, each caption says so."""
+"""Make the tables of a report. If models may have been trained on held-out examples, each caption says so."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -78,7 +78,7 @@ def mcnemar_table(comparison: Comparison) -> Table:
 
 
 def gap_table(comparison: Comparison) -> Table:
-    """Return the generalization gap of the models that it was measured of."""
+    """Return the generalization gap of the models for which it was measured."""
     rows = [
         (
             result.name,
@@ -96,7 +96,7 @@ def gap_table(comparison: Comparison) -> Table:
 
 
 def group_table(comparison: Comparison, result: ModelResult, listed: Sequence[GroupMetrics], kind: str) -> Table:
-    """Return a model's metrics by "group" or "person"; listed: those to show."""
+    """Return a model's metrics by `kind`, "group" or "person"; listed: the groups or persons to show."""
     rows = [
         (
             group.name,
@@ -135,7 +135,7 @@ def cost_table(comparison: Comparison) -> Table:
 
 
 def percent(fraction: float) -> str:
-    """Format a fraction in per cent."""
+    """Format a fraction as a percentage, without the sign."""
     return f"{100 * fraction:.1f}"
 
 

@@ -1,4 +1,4 @@
-"""Say which model is better, in words; a winner is named only where the difference is significant."""
+"""State in words which model is better; a winner is named only if the difference is significant."""
 
 from moodreel.training.comparison.results import Comparison, PairwiseResult
 from moodreel.training.evaluation.significance import CONFIDENCE_LEVEL, MIN_UNITS
@@ -17,14 +17,14 @@ def loser(comparison: Comparison) -> str | None:
 
 
 def verdict(comparison: Comparison) -> tuple[str, ...]:
-    """Return the verdict as sentences: first the answer, then the difference of each pair."""
+    """Return the verdict as sentences: the answer, then the difference of each pair."""
     names = [result.name for result in comparison.results]
     metric = METRIC_NAMES[comparison.config.decision_metric]
     if len(names) < 2:
         return (f"Only {names[0]} was evaluated: there is nothing to compare it with.",)
     if _too_few(comparison):
         what = "persons" if comparison.by_person else "examples"
-        return (f"No winner: {comparison.units} {what} are too few to tell skill from luck; it takes {MIN_UNITS}.",)
+        return (f"No winner: {comparison.units} {what} are too few to tell skill from luck; {MIN_UNITS} are needed.",)
     best, worst = winner(comparison), loser(comparison)
     if best:
         answer = f"{best} is better than {'the other' if len(names) == 2 else 'each of the others'} in {metric}."
@@ -49,7 +49,7 @@ def _describe_pair(comparison: Comparison, pair: PairwiseResult) -> str:
     level = f"{100 * CONFIDENCE_LEVEL:g} % interval"
     if _better(comparison, pair) is None:
         if not value and low == high == 0:
-            return f"{pair.first} and {pair.second} do the same: a difference of 0.0 points in every resample."
+            return f"{pair.first} and {pair.second} perform the same: a difference of 0.0 points in every resample."
         return (
             f"{pair.first} and {pair.second} cannot be told apart: {points(value)} points between them "
             f"({level} {points(low)} to {points(high)})."

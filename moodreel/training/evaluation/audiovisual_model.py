@@ -30,7 +30,7 @@ _BATCH = 64
 class EvaluatedAudioVisualModel(EvaluatedModel):
     """A model that reads faces and voices.
 
-    A clip's prediction is the mean of its windows'; an image is a window of one frame without sound.
+    The prediction for a clip is the mean over its windows. An image is a window of one frame without audio.
     """
 
     unit = "one window of three seconds"
@@ -75,7 +75,7 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
 
 
 def face_windows(faces: torch.Tensor, *, with_sound: bool = False) -> AudioVisualBatch:
-    """Return windows of faces, RGB (B, T, S, S, 3), with constant noise or without sound."""
+    """Return windows of faces, RGB (B, T, S, S, 3). with_sound: whether to mark their audio, all zeros, as present."""
     return AudioVisualBatch(
         faces=faces,
         face_mask=torch.ones(faces.shape[:2], dtype=torch.bool),

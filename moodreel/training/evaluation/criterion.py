@@ -1,8 +1,8 @@
-"""Evaluate a model on several sets of images and clips, by the criterion that models are chosen by.
+"""Evaluate a model on several sets of images and clips, and compute the criterion for choosing a model.
 
-The criterion is the mean, with equal weights, of the five-class mean recall of each set of images, of the fraction of
-labeled clips that is right, and of the fraction of clips of calm talkers that is answered Neutral. Any one of them
-alone would choose a model that answers Neutral too often or too rarely.
+The criterion is the mean, with equal weights, of the five-class mean recall of each set of images, of the accuracy on
+labeled clips, and of the fraction of clips of calm talkers that are predicted as Neutral. Any one of them alone would
+favor a model that predicts Neutral too often or too rarely.
 """
 
 from collections import Counter
@@ -25,20 +25,20 @@ from moodreel.training.evaluation.predict import to_labels
 
 TALKERS = "talkers"
 KINDS = (IMAGES, CLIPS, TALKERS)
-"""Kinds of sets. Clips that are all Neutral are talkers."""
+"""Kinds of sets. A set of clips that are all Neutral is of the kind `TALKERS`."""
 
 
 @dataclass(frozen=True, eq=False)
 class SetPredictions:
-    """Predictions of a model on one set, or on the clips of low trust of one.
+    """Predictions of a model on one set, or on the clips of low trust of one set.
 
     Attributes:
-        name: Of the set.
+        name: Name of the set.
         kind: One of `KINDS`.
         predictions: In the model's own labels.
         labels: The true label of each example, as the set names it.
-        counts: Whether the set is a part of the criterion; clips of low trust are none.
-        notes: What was left out of the set.
+        counts: Whether the set is part of the criterion; clips of low trust are not.
+        notes: Sentences on the examples that were left out.
     """
 
     name: str
@@ -54,11 +54,11 @@ class SetEvaluation:
     """Metrics of a model on one set.
 
     Attributes:
-        name: Of the set.
+        name: Name of the set.
         kind: One of `KINDS`.
-        metrics: In five labels.
-        counts: Whether the set is a part of the criterion; clips of low trust are none.
-        notes: What was left out of the set, and what it lacks.
+        metrics: Metrics in five labels.
+        counts: Whether the set is part of the criterion; clips of low trust are not.
+        notes: Sentences on the examples that were left out, and on the labels that the set lacks.
     """
 
     name: str
@@ -69,7 +69,7 @@ class SetEvaluation:
 
     @property
     def score(self) -> float:
-        """What the criterion takes: mean recall of images, accuracy of clips."""
+        """The score of the set in the criterion: mean recall for images, accuracy for clips."""
         return self.metrics.balanced_accuracy if self.kind == IMAGES else self.metrics.accuracy
 
 
@@ -78,8 +78,8 @@ class Criterion:
     """The criterion.
 
     Attributes:
-        parts: The mean of each kind that was given, by `KINDS`.
-        value: The criterion; None where no set counts.
+        parts: The mean score of each of `KINDS` that was given.
+        value: The criterion; None if no set counts.
     """
 
     parts: dict[str, float]
@@ -92,15 +92,15 @@ def evaluate_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataC
 
 
 def predict_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataContext) -> list[SetPredictions]:
-    """Predict for what each set holds out, or for all of a set without a split of its own.
+    """Predict the held-out part of each set, or all of a set without a split of its own.
 
     Args:
         model: The model, whose labels can be mapped to five.
-        sets: Of images or clips. Clips run through the pipeline that serves.
-        context: Where models and caches are.
+        sets: Sets of images or clips. Clips are read by the pipeline of the service.
+        context: Location of models and caches.
 
     Raises:
-        MoodreelError: The model has a label that is none of the five, or does not read such sets.
+        MoodreelError: The model has a label other than the five, or does not read such sets.
         DataInvalid: A set has no examples of the five labels, or a file cannot be read.
     """
     check_labels(model)
@@ -110,27 +110,27 @@ def predict_sets(model: EvaluatedModel, sets: Sequence[Dataset], context: DataCo
 
 
 def compute_criterion(results: Sequence[SetEvaluation]) -> Criterion:
-    """Compute the criterion: each set of images is one number, and so are all labeled clips, and all talkers."""
+    """Compute the criterion: the mean over each set of images, all labeled clips together, and all talkers together."""
     parts: dict[str, float] = {}
-    numbers: list[float] = []
+    terms: list[float] = []
     for kind in KINDS:
         members = [result for result in results if result.kind == kind and result.counts]
         if members:
             scores = [result.score for result in members]
             weights = None if kind == IMAGES else [result.metrics.examples for result in members]
             parts[kind] = float(np.average(scores, weights=weights))
-            numbers += scores if kind == IMAGES else [parts[kind]]
-    return Criterion(parts, float(np.mean(numbers)) if numbers else None)
+            terms += scores if kind == IMAGES else [parts[kind]]
+    return Criterion(parts, float(np.mean(terms)) if terms else None)
 
 
 def check_labels(model: EvaluatedModel) -> None:
-    """Raise MoodreelError where a model has a label that is none of the five."""
+    """Raise MoodreelError if a model has a label other than the five."""
     if unknown := [label for label in model.info.labels if map_label(label, FIVE) is None]:
-        raise MoodreelError(f"{model.name} has labels that are none of {', '.join(FIVE)}: {', '.join(unknown)}.")
+        raise MoodreelError(f"{model.name} has labels other than {', '.join(FIVE)}: {', '.join(unknown)}.")
 
 
 def _predict_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> list[SetPredictions]:
-    """Predict for one set; the clips of low trust are a set of their own, where there are any."""
+    """Predict for one set. Clips of low trust, if there are any, become a set of their own."""
     rows, notes = select_rows(data)
     examples = [data.examples[row] for row in rows]
     predictions = model.predict(examples, data.media, context)
@@ -151,17 +151,17 @@ def _predict_set(model: EvaluatedModel, data: Dataset, context: DataContext) -> 
     ]
 
 
-def evaluate_set(part: SetPredictions, own: Sequence[str]) -> SetEvaluation:
-    """Compute the metrics of predictions in a model's own labels."""
+def evaluate_set(part: SetPredictions, own_labels: Sequence[str]) -> SetEvaluation:
+    """Compute the metrics, in five labels, of predictions in a model's own labels."""
     truth = mapping_matrix(part.labels, FIVE).argmax(axis=1)
-    metrics = compute_metrics(to_labels(part.predictions, own, FIVE), truth, FIVE)
+    metrics = compute_metrics(to_labels(part.predictions, own_labels, FIVE), truth, FIVE)
     missing = [label for label in FIVE if label not in metrics.recall]
     lacks = (f"{part.name}: has no {', '.join(missing)}.",) if missing and part.kind != TALKERS else ()
     return SetEvaluation(part.name, part.kind, metrics, part.counts, notes=(*part.notes, *lacks))
 
 
 def select_rows(data: Dataset) -> tuple[np.ndarray, list[str]]:
-    """Return the rows of a set to evaluate in five labels, int64 (M,), and what was left out in words.
+    """Return the rows of a set to evaluate in five labels, int64 (M,), and notes on the rows that are left out.
 
     Raises:
         DataInvalid: The set has no examples of the five labels.
@@ -175,14 +175,14 @@ def select_rows(data: Dataset) -> tuple[np.ndarray, list[str]]:
     mapped = np.array([map_label(data.examples[row].label, FIVE) is not None for row in rows], bool)
     if not mapped.all():
         unknown = Counter(data.examples[row].label for row in rows[~mapped])
-        notes.append(f"{data.name}: labels that are none of the five were left out: {describe_counts(unknown)}.")
+        notes.append(f"{data.name}: labels other than the five were left out: {describe_counts(unknown)}.")
     if not mapped.any():
         raise DataInvalid(f"{data.name} has no examples of {', '.join(FIVE)} to evaluate on.")
     return rows[mapped], notes
 
 
 def summarize_sets(results: Sequence[SetEvaluation]) -> str:
-    """Return the results as a Markdown table with a row a set and the criterion, and its parts and notes below."""
+    """Return the results as a Markdown table with a row for each set, then the criterion, its parts and notes."""
     criterion = compute_criterion(results)
     head = ("set", "kind", "examples", "faces found", "accuracy", "mean recall", "ECE", "score")
     rows = [_row(result) for result in results]
@@ -193,9 +193,9 @@ def summarize_sets(results: Sequence[SetEvaluation]) -> str:
         f"Means: {', '.join(parts) or 'none'}. In the criterion each set of images counts as much as all clips."
     )
     if absent := [kind for kind in KINDS if kind not in criterion.parts]:
-        lines.append(f"Left out of the criterion, because no such set was given: {', '.join(absent)}.")
+        lines.append(f"Not in the criterion, because no such set was given: {', '.join(absent)}.")
     if not all(result.counts for result in results):
-        lines.append("Clips of low trust are no part of the criterion.")
+        lines.append("Clips of low trust are not part of the criterion.")
     return "\n".join([*lines, *(note for result in results for note in result.notes)])
 
 

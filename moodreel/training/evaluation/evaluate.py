@@ -1,4 +1,4 @@
-"""Evaluate a face model on images and on pseudo-sequences made from them, by the predictor that serves."""
+"""Evaluate a face model on images, and on pseudo-sequences made from them, with the predictor of the service."""
 
 import logging
 from collections.abc import Mapping
@@ -30,10 +30,10 @@ class FaceEvaluation:
     """Metrics of a face model.
 
     Attributes:
-        metrics: On the images that have a majority label.
-        five: Of a model of seven labels, the same with its probabilities summed into five labels.
-        groups: Of each group of people, where groups were given.
-        sequences: Of a model of five labels that reads cached faces alone, on pseudo-sequences.
+        metrics: Metrics on the images that have a majority label.
+        five: The same with probabilities summed into five labels, for a model of seven labels.
+        groups: Metrics of each group of people, if groups were given.
+        sequences: Metrics on pseudo-sequences, for a model of five labels that reads cached faces alone.
     """
 
     metrics: ClassificationMetrics
@@ -45,18 +45,18 @@ class FaceEvaluation:
 def evaluate(
     predictor: FacePredictor, data: Path, context: DataContext, *, groups: Path | None = None
 ) -> FaceEvaluation:
-    """Evaluate a model of five or seven labels on the images that have a majority over half.
+    """Evaluate a model of five or seven labels on the images with a majority label.
 
     Args:
         predictor: The model.
-        data: FER+ or FER2013 as `read_split` reads them, of which the valid split counts; muxspace's folder
-            (`faces.npz`), of which the people held out count; or one with a folder of images for each label.
-        context: Where models and caches are.
-        groups: csv file that assigns the images of such folders to groups.
+        data: FER+ or FER2013, as `read_split` reads them, whose valid split is used; muxspace's folder
+            (`faces.npz`), whose held-out people are used; or a folder with a folder of images for each label.
+        context: Location of models and caches.
+        groups: CSV file that assigns the images of such folders to groups.
 
     Raises:
         MoodreelError: The model has other labels.
-        DataInvalid: `data` holds none of these, or no face.
+        DataInvalid: `data` is none of these, or no face was found.
     """
     labels = predictor.info.labels
     if labels not in (FIVE, SEVEN):
@@ -86,13 +86,13 @@ def evaluate(
 
 
 def in_five(predictions: Predictions, truth: np.ndarray) -> ClassificationMetrics:
-    """Compute the metrics of predictions for seven labels after summing them into five."""
+    """Compute the metrics of predictions of seven labels, summed into five."""
     five = mapping_matrix(SEVEN, FIVE).argmax(axis=1)[truth]
     return compute_metrics(to_labels(predictions, SEVEN, FIVE), five, FIVE)
 
 
 def _read(data: Path, labels: tuple[str, ...], groups: Path | None) -> tuple[Images, np.ndarray, dict[str, np.ndarray]]:
-    """Return images, the label index of each, (N,), -1 for none, and the members of each group, bool (N,)."""
+    """Return N images, their label indices (N,), -1 for no label, and the members of each group, bool (N,)."""
     is_muxspace = (data / muxspace.FILE).exists()
     if data.is_dir() and not is_fer2013(data) and not is_muxspace:
         examples = read_folders(data, IMAGES, labels=labels)
@@ -124,7 +124,7 @@ def _metrics_summary(metrics: ClassificationMetrics) -> str:
         f"accuracy {metrics.accuracy:.4f} (face not found = wrong), {metrics.accuracy_found:.4f} (faces found)",
         f"mean recall {metrics.balanced_accuracy:.4f}",
         f"expected calibration error {metrics.ece:.4f} (images)",
-        "recall " + ", ".join(f"{label} {share:.3f}" for label, share in metrics.recall.items()),
+        "recall " + ", ".join(f"{label} {value:.3f}" for label, value in metrics.recall.items()),
         f"confusion, rows true, columns predicted, {', '.join(metrics.labels)}:",
         *(" ".join(f"{count:5d}" for count in row) for row in metrics.confusion[:, :-1]),
     ]

@@ -1,4 +1,4 @@
-"""Evaluate a text model as the service runs it: through its windows, at the thresholds of its model.json."""
+"""Evaluate a text model as the service runs it: with its windows, and the thresholds of its model.json."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,13 +12,13 @@ from moodreel.training.evaluation.metrics import MultilabelMetrics, compute_mult
 
 
 def evaluate_text(predictor: TextPredictor, data: Path) -> MultilabelMetrics:
-    """Evaluate on `dev.tsv` of GoEmotions' folder. Raises DataInvalid."""
+    """Evaluate a model on `dev.tsv` in GoEmotions' folder. Raises DataInvalid."""
     texts = read_texts(data, "dev")
     return compute_multilabel_metrics(predict_texts(predictor, texts.texts), texts.classes, predictor.thresholds)
 
 
 def predict_texts(predictor: TextPredictor, texts: Sequence[str]) -> np.ndarray:
-    """Return probabilities (N, 7) of whole texts; all 0 for a text with nothing to read."""
+    """Return probabilities, float32 (N, 7), of whole texts; all 0 for a text without any tokens."""
     windows_of = [predictor.tokenizer.tokenize(text) for text in texts]
     probabilities = predictor.predict([window for windows in windows_of for window in windows])
     ends = np.cumsum([len(windows) for windows in windows_of])
@@ -32,7 +32,7 @@ def predict_texts(predictor: TextPredictor, texts: Sequence[str]) -> np.ndarray:
 
 
 def summarize_text(metrics: MultilabelMetrics) -> str:
-    """Describe the metrics, one a line."""
+    """Describe the metrics in a few lines of text."""
     return "\n".join(
         [
             f"texts {metrics.examples}",

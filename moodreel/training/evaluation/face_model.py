@@ -23,15 +23,15 @@ from moodreel.training.evaluation.predict import extract_inputs, predict_rows, s
 
 
 class EvaluatedModel(ABC):
-    """A model that is evaluated or compared.
+    """A model to evaluate or compare.
 
     Attributes:
-        name: As reports show it, different from all others'.
+        name: Unique name, as reports show it.
         path: Its folder, or its weights file.
-        info: What the model is.
-        network: The module, for its cost.
+        info: Name, labels and card of the model.
+        network: The module, whose cost is measured.
         media: The kinds of data that it can be evaluated on.
-        unit: What `run_once` predicts for.
+        unit: The input of `run_once`, such as "one face".
     """
 
     media: tuple[str, ...]
@@ -50,7 +50,7 @@ class EvaluatedModel(ABC):
         """Predict for each example, in the order of `info.labels`. Raises DataInvalid for a file it cannot read."""
 
     def predict_files(self, examples: Sequence[Example], predict: Callable[[bytes], np.ndarray]) -> Predictions:
-        """Predict from each file by a function of its bytes that returns probabilities (C,).
+        """Predict for each file by a function that takes its bytes and returns probabilities (C,).
 
         A file without a face, or without a face and sound, counts as not found.
         """
@@ -100,7 +100,7 @@ class EvaluatedFaceModel(EvaluatedModel):
 
 
 def check_media(models: Sequence[EvaluatedModel], media: str) -> None:
-    """Raise MoodreelError where one of the models cannot read what a data set holds."""
+    """Raise MoodreelError if one of the models does not read the media of a data set."""
     for model in models:
         if media not in model.media:
             raise MoodreelError(

@@ -15,8 +15,8 @@ class Predictions:
     """Predictions of a model for N examples.
 
     Attributes:
-        probabilities: float64 (N, C), each row adding up to 1; uniform where no face was found.
-        found: bool (N,), whether there was something to predict from, such as a face.
+        probabilities: float (N, C), each row adding up to 1; uniform where nothing was found.
+        found: bool (N,), whether the model found an input in the example, such as a face.
     """
 
     probabilities: np.ndarray
@@ -41,15 +41,15 @@ class ClassificationMetrics:
 
     Attributes:
         labels: The C labels, in the order of the confusion matrix.
-        examples: How many were evaluated.
-        found: The fraction with something to predict from.
-        accuracy: The fraction that is correct.
-        accuracy_found: The same of those found; None where nothing was.
+        examples: Number of examples evaluated.
+        found: Fraction of examples with an input, such as a face.
+        accuracy: Fraction of examples predicted correctly.
+        accuracy_found: The same among those found; None if nothing was found.
         balanced_accuracy: Mean recall of the labels that occur, also called UAR.
         macro_f1: Mean F1 of the same labels.
         roc_auc: Mean area under the ROC curve of each of these labels against the rest; None where only one occurs.
-        ece: Expected calibration error over 15 bins, of those found; None where nothing was.
-        recall: By label, of the labels that occur.
+        ece: Expected calibration error over 15 bins, of those found; None if nothing was found.
+        recall: Recall of each label that occurs.
         confusion: int (C, C + 1), rows true, columns predicted, the last column nothing found.
         reliability: The bins of the calibration error.
     """
@@ -72,9 +72,9 @@ def compute_metrics(predictions: Predictions, truth: np.ndarray, labels: Sequenc
     """Compute all metrics of predictions.
 
     Args:
-        predictions: Of N examples, N > 0.
+        predictions: Predictions for N examples, N > 0.
         truth: int64 (N,), indices of the labels.
-        labels: C names.
+        labels: Names of the C labels.
     """
     predicted, found = predictions.predicted, predictions.found
     confusion = confusion_matrix(truth, predicted, labels=np.arange(len(labels) + 1))[:-1]
@@ -99,7 +99,7 @@ def compute_metrics(predictions: Predictions, truth: np.ndarray, labels: Sequenc
 def roc_auc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
     """Return the mean area under the ROC curve of each label that occurs against the rest; None where only one does.
 
-    scikit-learn's own one-vs-rest mean refuses a set that lacks one of the labels.
+    scikit-learn's one-vs-rest mean raises an error if a label does not occur.
     """
     present = np.unique(truth)
     if len(present) < 2:
@@ -108,19 +108,19 @@ def roc_auc(probabilities: np.ndarray, truth: np.ndarray) -> float | None:
 
 
 def per_sample_confusion(predicted: np.ndarray, truth: np.ndarray, classes: int) -> np.ndarray:
-    """Return the confusion matrix of each example by itself, float32 (N, C, C + 1): a single 1 in each."""
+    """Return a confusion matrix for each example, float32 (N, C, C + 1), with a single 1."""
     confusion = np.zeros((len(truth), classes, classes + 1), np.float32)
     confusion[np.arange(len(truth)), truth, predicted] = 1
     return confusion
 
 
-# The bootstrap computes these of thousands of confusion matrices at once, which scikit-learn's functions cannot do.
+# The bootstrap computes these for thousands of confusion matrices at once; scikit-learn's functions take only one.
 
 
 def accuracy(confusion: np.ndarray) -> np.ndarray:
     """Return the accuracy (...) of confusion matrices (..., C, C + 1)."""
-    shares: np.ndarray = np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1))
-    return shares
+    fractions: np.ndarray = np.trace(confusion, axis1=-2, axis2=-1) / confusion.sum(axis=(-2, -1))
+    return fractions
 
 
 def balanced_accuracy(confusion: np.ndarray) -> np.ndarray:
@@ -140,7 +140,7 @@ CONFUSION_METRICS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "balanced_accuracy": balanced_accuracy,
     "macro_f1": macro_f1,
 }
-"""The metrics that follow from a confusion matrix alone: intervals are given for these."""
+"""The metrics that can be computed from a confusion matrix alone. Only these get intervals."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,14 +148,14 @@ class MultilabelMetrics:
     """Metrics of a text classifier whose labels are not exclusive; fractions are 0 to 1.
 
     Attributes:
-        examples: How many texts were evaluated.
-        macro_f1: Mean F1 of the labels over their thresholds.
+        examples: Number of texts evaluated.
+        macro_f1: Mean over the labels of F1, each label predicted from its threshold.
         micro_f1: F1 of all decisions together.
-        macro_f1_with_top: Macro-F1 where the most likely label is always predicted too, as the service answers.
-        f1: By label.
-        accuracy: How often the most likely label is one of the true ones.
+        macro_f1_with_top: Macro-F1 if the most likely label is always predicted too, as in the service.
+        f1: F1 of each label.
+        accuracy: Fraction of texts whose most likely label is one of the true labels.
         ece: Expected calibration error of the most likely label's probability, 15 bins.
-        ece_per_label: Mean over the labels of the calibration error of each one's own probability.
+        ece_per_label: Mean over the labels of the calibration error of the label's probability.
     """
 
     examples: int

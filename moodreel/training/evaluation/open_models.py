@@ -17,13 +17,13 @@ _MAX_NAME_LENGTH = 60
 def open_models(models: Sequence[str], store: Path, *, device: str = "cpu", prior: str = DIARY) -> list[EvaluatedModel]:
     """Load models, each by a name in the store, its folder or its weights file.
 
-    Where several have one name, all but the first get a number.
+    Of several models with the same name, all but the first get a number.
 
     Args:
         models: Names or paths.
         store: The folder of models.
-        device: Where torch computes.
-        prior: Of models that read faces, one of `PRIORS`.
+        device: A torch device.
+        prior: One of `PRIORS`, for models that read faces.
 
     Raises:
         ModelNotFound: There is no such model.

@@ -22,7 +22,7 @@ _BATCH = 256
 def extract_inputs(
     predictor: FacePredictor, images: Images, context: DataContext
 ) -> tuple[FaceTable, np.ndarray | None]:
-    """Extract the face of each image, and the landmarks for a model that reads them, or crops that are cut by them.
+    """Extract the face of each image; also its landmarks, if the model reads these or needs them to cut its crops.
 
     Only gray crops are cached.
     """
@@ -38,14 +38,14 @@ def predict_rows(
     images: Images,
     landmarks: np.ndarray | None,
 ) -> np.ndarray:
-    """Predict the expression of images in which a face was found.
+    """Predict the expressions in images in which a face was found.
 
     Args:
         predictor: The model.
         faces: The faces of all N images.
-        rows: int64 (M,), the images to predict, by their rows.
+        rows: int64 (M,), the images to predict for.
         images: All N images.
-        landmarks: float32 (N, 478, 3) of all images, see `extract_inputs`.
+        landmarks: float32 (N, 478, 3) of all images, or None; see `extract_inputs`.
 
     Returns:
         Calibrated probabilities, float32 (M, C).
@@ -64,7 +64,7 @@ def predict_rows(
 
 
 def single_frame(faces: FaceTable, row: int | np.integer, landmarks: np.ndarray | None = None) -> FaceFeatures:
-    """Return one image's face as the predictor takes it, with the raw landmarks where those of all images are known."""
+    """Return the face of one image in the predictor's format. Raw landmarks are NaN if those of all images are None."""
     return FaceFeatures(
         landmarks=np.full((NUM_LANDMARKS, 3), np.nan, np.float32) if landmarks is None else landmarks[row],
         normalized_landmarks=faces.normalized_landmarks[row],
@@ -77,16 +77,16 @@ def single_frame(faces: FaceTable, row: int | np.integer, landmarks: np.ndarray 
 def scatter(count: int, rows: np.ndarray, probabilities: np.ndarray) -> Predictions:
     """Place the probabilities (M, C) of some rows (M,) among `count` examples; the others are not found."""
     classes = probabilities.shape[1]
-    everything = np.full((count, classes), 1 / classes)
-    everything[rows] = probabilities
+    scattered = np.full((count, classes), 1 / classes)
+    scattered[rows] = probabilities
     found = np.zeros(count, bool)
     found[rows] = True
-    return Predictions(everything, found)
+    return Predictions(scattered, found)
 
 
-def to_labels(predictions: Predictions, own: Sequence[str], labels: Sequence[str]) -> Predictions:
-    """Sum the probabilities of a model's own labels into those of other labels, which `map_label` maps them to."""
-    probabilities = predictions.probabilities.astype(float) @ mapping_matrix(own, labels)
+def to_labels(predictions: Predictions, own_labels: Sequence[str], labels: Sequence[str]) -> Predictions:
+    """Convert predictions to other labels, summing the probabilities of all own labels that map to the same one."""
+    probabilities = predictions.probabilities.astype(float) @ mapping_matrix(own_labels, labels)
     # Where nothing was found all labels are equally likely, however many of the model's labels map to each.
     probabilities[~predictions.found] = 1 / len(labels)
     return replace(predictions, probabilities=probabilities)

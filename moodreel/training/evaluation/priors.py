@@ -1,17 +1,18 @@
 """Fit the calibration of a face model under each prior, on several labeled sets, and measure it.
 
-Three things are fitted, one after the other, on log-probabilities of the network without any calibration:
+Three parts are fitted, one after the other, on uncalibrated log-probabilities of the network:
 
-1. One offset for Neutral (logit adjustment, Menon et al. 2021): of `balanced` by the mean five-class recall of the sets
-   of images, of `diary`, which is for clips alone, by the criterion (`moodreel.training.evaluation.criterion`). Smaller
-   differences of mean recall than `TOLERANCE` are chance: of the offsets that come so near to the best, `balanced` has
-   the one nearest to 0. Several offsets give the same predictions of a few clips: of these, `diary` has the middle one.
-2. A temperature for pictures, which are always predicted under `balanced`, and for each prior one for clips, by the
+1. An offset for Neutral (logit adjustment, Menon et al. 2021). For `balanced` it maximizes the mean five-class recall
+   on the sets of images; differences up to `TOLERANCE` are chance, so of the offsets this close to the best, the one
+   nearest to 0 is taken. For `diary`, which is for clips alone, it maximizes the criterion
+   (`moodreel.training.evaluation.criterion`); with few clips several offsets give the same predictions, so the middle
+   one of the best is taken.
+2. A temperature for images, which are always predicted under `balanced`, and for each prior one for clips, by the
    negative log-likelihood. Each set has the same weight.
 3. The confidence from which a prediction is certain (`calibration.fit_certain_from`), on all sets with the same weight.
 
-A prediction of a model of seven labels is right if its label is the true one; on a set that does not have all seven, if
-both are the same one of the five.
+A prediction is correct if it is the true label. On a set that lacks some of a model's seven labels, it is correct if
+both map to the same one of the five labels.
 """
 
 from collections.abc import Mapping, Sequence
@@ -46,9 +47,9 @@ from moodreel.training.evaluation.metrics import Predictions
 OFFSETS = tuple(number / 10 for number in range(-40, 11))
 """Candidates for the offset of Neutral."""
 TOLERANCE = 0.01
-"""Difference of a mean recall."""
+"""Differences of mean recall up to this are chance."""
 PRECISION = 0.85
-"""Fraction of the certain predictions that is right."""
+"""Required fraction of correct predictions among the certain ones."""
 _TINY = 1e-30
 
 
@@ -59,8 +60,8 @@ class CalibrationSet:
     Attributes:
         predictions: In the model's own labels.
         labels: The C labels of the model.
-        right: bool (N, C), which of these labels are right for each example.
-        by_offset: Evaluation with each of `OFFSETS`.
+        right: bool (N, C), which of these labels are correct for each example.
+        by_offset: The evaluation with each of `OFFSETS`.
     """
 
     predictions: SetPredictions
@@ -75,7 +76,7 @@ class CalibrationSet:
 
     @property
     def found(self) -> np.ndarray:
-        """Where there is a face, bool (N,)."""
+        """Whether a face was found, bool (N,)."""
         return self.predictions.predictions.found
 
 
@@ -85,9 +86,9 @@ class PriorMetrics:
 
     Attributes:
         evaluation: Metrics in five labels.
-        confidence: float (N,), of the faces found.
-        correct: bool (N,), whether their predictions are right.
-        prior: What pictures or clips are calibrated with.
+        confidence: float (N,), confidence of the predictions for the faces found.
+        correct: bool (N,), whether these predictions are correct.
+        prior: The calibration of the set.
     """
 
     evaluation: SetEvaluation
@@ -107,7 +108,7 @@ class PriorMetrics:
 
     @property
     def precision(self) -> float | None:
-        """Fraction of the certain predictions that is right; None where none is certain."""
+        """Fraction of correct predictions among the certain ones; None if none is certain."""
         correct = self.correct[self.confidence >= self.prior.certain_from]
         return float(correct.mean()) if len(correct) else None
 
@@ -123,8 +124,8 @@ def predict_uncalibrated(
     """Predict without calibration for several sets; clips of low trust are left out.
 
     Raises:
-        MoodreelError: The model has scales, or as `criterion.predict_sets`.
-        DataInvalid: As `criterion.predict_sets`, or no face is found in a set.
+        MoodreelError: The model has scales; or see `criterion.predict_sets`.
+        DataInvalid: No face is found in a set; or see `criterion.predict_sets`.
     """
     card = model.info.card
     if card.scales:
@@ -145,7 +146,7 @@ def make_calibration_set(part: SetPredictions, labels: tuple[str, ...]) -> Calib
 
 
 def _right_labels(truth: Sequence[str], labels: Sequence[str]) -> np.ndarray:
-    """Return which of a model's labels are right for each example, bool (N, C)."""
+    """Return which of a model's labels are correct for each example, bool (N, C)."""
     exact = mapping_matrix(truth, labels) > 0
     if exact.any(axis=0).all():
         return exact
@@ -154,27 +155,27 @@ def _right_labels(truth: Sequence[str], labels: Sequence[str]) -> np.ndarray:
 
 
 def can_fit(sets: Sequence[CalibrationSet]) -> bool:
-    """Tell whether priors can be fitted on sets: that takes images, and clips or talkers."""
+    """Tell whether priors can be fitted on sets: images are needed, and clips or talkers."""
     kinds = {each.kind for each in sets}
     return IMAGES in kinds and len(kinds) > 1
 
 
 def fit_priors(sets: Sequence[CalibrationSet]) -> dict[str, Prior]:
-    """Fit the calibration under each of `PRIORS`. Raises DataInvalid if the sets do not allow it."""
+    """Fit the calibration under each of `PRIORS`. Raises DataInvalid unless `can_fit`."""
     if not can_fit(sets):
         raise DataInvalid("Priors are fitted on images, and on clips or talkers; give --data for both.")
     offsets = _fit_offsets(sets)
     images = [each for each in sets if each.kind == IMAGES]
-    picture_temperature = _fit_temperature(images, _neutral_prior(sets[0].labels, offsets[BALANCED]))
+    image_temperature = _fit_temperature(images, _neutral_prior(sets[0].labels, offsets[BALANCED]))
     priors = {
-        name: _fit_clips(sets, _neutral_prior(sets[0].labels, offset), picture_temperature)
+        name: _fit_clips(sets, _neutral_prior(sets[0].labels, offset), image_temperature)
         for name, offset in offsets.items()
     }
     return {name: replace(priors[name], certain_from=_fit_certain_from(sets, priors, name)) for name in PRIORS}
 
 
 def leave_one_out(sets: Sequence[CalibrationSet]) -> dict[str, list[PriorMetrics]]:
-    """Measure each set under priors that were fitted on all others, where these allow a fit; by prior."""
+    """Measure each set, by prior, under priors fitted on all other sets, where these suffice for a fit."""
     results: dict[str, list[PriorMetrics]] = {name: [] for name in PRIORS}
     for each in sets:
         others = [other for other in sets if other is not each]
@@ -186,7 +187,7 @@ def leave_one_out(sets: Sequence[CalibrationSet]) -> dict[str, list[PriorMetrics
 
 
 def choose_prior(priors: Mapping[str, Prior], name: str, kind: str) -> Prior:
-    """Return what a set of a kind is calibrated with under a prior: pictures always with `balanced`."""
+    """Return the calibration of a set of a kind under a prior; for images it is always `balanced`."""
     return replace(priors[BALANCED], certain_from=priors[name].certain_from) if kind == IMAGES else priors[name]
 
 
@@ -199,27 +200,27 @@ def measure_prior(each: CalibrationSet, prior: Prior) -> PriorMetrics:
 def summarize_priors(
     name: str, before: Mapping[str, Prior], sets: Sequence[CalibrationSet], priors: Mapping[str, Prior]
 ) -> str:
-    """Describe a model before and after, and with each set left out of the fit, in Markdown tables.
+    """Describe a model before and after a fit, and with each set left out of the fit, in Markdown tables.
 
     Args:
-        name: Of the model.
-        before: Its calibration under each of `PRIORS` before, of which `diary` is shown.
-        sets: What the priors were fitted on.
-        priors: The calibration under each of `PRIORS`.
+        name: Name of the model.
+        before: Its calibration before the fit under each of `PRIORS`, of which `diary` is shown.
+        sets: The sets that the priors were fitted on.
+        priors: The fitted calibration under each of `PRIORS`.
     """
     lines = [
         f"Pictures and clips of other data sets, `{name}`. An answer is certain from the confidence `certain from`, "
         f"chosen so that at least {100 * PRECISION:.0f} % of the certain answers are right (lower end of the one-sided "
         "95 % Wilson interval over all sets, each of the same weight). ECE and certain answers are of the faces found.",
         "",
-        "The sections above were measured before this fit. `evaluate` measures with it: where it changed the offset or "
-        "the temperature, accuracy, recall and calibration error are other ones.",
+        "The sections above were measured before this fit. `evaluate` measures with it: if it changed the offset or "
+        "the temperature, accuracy, recall and calibration error differ from those above.",
         "",
         "Before:",
         "",
         _table([measure_prior(each, choose_prior(before, DIARY, each.kind)) for each in sets]),
         "",
-        "What the offset of Neutral does: mean recall of pictures, share of clips that is right.",
+        "Effect of the offset of Neutral on the mean recall of pictures and the accuracy of clips:",
         "",
         _offset_table(sets),
     ]
@@ -228,13 +229,13 @@ def summarize_priors(
         fitted = [measure_prior(each, choose_prior(priors, prior, each.kind)) for each in sets]
         lines += ["", f"Prior `{prior}`, measured on the sets that it was fitted on:", "", _table(fitted)]
         if left_out[prior]:
-            lines += ["", f"Prior `{prior}`, each set measured with what was fitted on all others:", ""]
+            lines += ["", f"Prior `{prior}`, each set measured with the prior fitted on all others:", ""]
             lines.append(_table(left_out[prior]))
     return "\n".join(lines)
 
 
 def _neutral_prior(labels: Sequence[str], offset: float) -> Prior:
-    """Return an offset for Neutral without temperatures."""
+    """Return a prior with an offset for Neutral, without temperatures."""
     neutral = next((label for label in labels if map_label(label, FIVE) == TALKER_LABEL), None)
     return Prior({neutral: offset} if neutral else {}, 1.0, 1.0, 0.0)
 
@@ -257,22 +258,22 @@ def _fit_offsets(sets: Sequence[CalibrationSet]) -> dict[str, float]:
     recalls = [compute_criterion([each.by_offset[at] for each in sets]).parts[IMAGES] for at in range(len(OFFSETS))]
     near = [offset for offset, recall in zip(OFFSETS, recalls, strict=True) if recall >= max(recalls) - TOLERANCE]
     balanced = min(near, key=abs)
-    pictures = OFFSETS.index(balanced)
+    balanced_at = OFFSETS.index(balanced)
     values = [
-        compute_criterion([each.by_offset[pictures if each.kind == IMAGES else at] for each in sets]).value or 0.0
+        compute_criterion([each.by_offset[balanced_at if each.kind == IMAGES else at] for each in sets]).value or 0.0
         for at in range(len(OFFSETS))
     ]
     best = [offset for offset, value in zip(OFFSETS, values, strict=True) if value == max(values)]
     return {DIARY: best[len(best) // 2], BALANCED: balanced}
 
 
-def _fit_clips(sets: Sequence[CalibrationSet], prior: Prior, picture_temperature: float) -> Prior:
-    """Fit the temperature of clips to a prior with offsets; without labeled clips it is that of pictures."""
+def _fit_clips(sets: Sequence[CalibrationSet], prior: Prior, image_temperature: float) -> Prior:
+    """Fit the temperature of clips for a prior with offsets; without labeled clips it is that of images."""
     clips = [each for each in sets if each.kind != IMAGES]
-    # Talkers alone have one label, whose likelihood only asks for more confidence.
+    # Talkers alone have one label, whose likelihood only rises with the confidence.
     has_labels = any(each.kind == CLIPS for each in clips)
-    temperature = _fit_temperature(clips, prior) if has_labels else picture_temperature
-    return replace(prior, temperature=temperature, moment_temperature=picture_temperature)
+    temperature = _fit_temperature(clips, prior) if has_labels else image_temperature
+    return replace(prior, temperature=temperature, moment_temperature=image_temperature)
 
 
 def _fit_certain_from(sets: Sequence[CalibrationSet], priors: Mapping[str, Prior], name: str) -> float:
@@ -288,12 +289,12 @@ def _fit_temperature(sets: Sequence[CalibrationSet], prior: Prior) -> float:
 
 
 def _weights(sets: Sequence[CalibrationSet]) -> np.ndarray:
-    """Return weights of the faces found, float64, that give each set the same weight."""
+    """Return weights of the faces found, float64, with the same sum for each set."""
     return np.concatenate([np.full(each.found.sum(), 1 / each.found.sum()) for each in sets])
 
 
 def _confidence(each: CalibrationSet, prior: Prior) -> tuple[np.ndarray, np.ndarray]:
-    """Return the confidence of each face found, and whether its prediction is right."""
+    """Return the confidence of each face found, and whether its prediction is correct."""
     probabilities = _adjust(each.predictions, each.labels, prior).predictions.probabilities[each.found]
     best = probabilities.argmax(axis=1)
     return probabilities.max(axis=1), each.right[each.found][np.arange(len(best)), best]

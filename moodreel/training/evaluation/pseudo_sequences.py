@@ -1,4 +1,4 @@
-"""Evaluate a face model on pseudo-sequences, which are made from the faces of single images."""
+"""Evaluate a face model on pseudo-sequences, made from the faces of single images."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from moodreel.training.data.face_cache import FaceTable
 from moodreel.training.evaluation.calibration import expected_calibration_error
 
 SEED, SEQUENCES = 0, 400
-"""The seed, and how many pseudo-sequences there are of each kind."""
+"""The seed, and the number of pseudo-sequences of each kind."""
 
 
 class SequenceAccuracy(NamedTuple):
@@ -56,7 +56,7 @@ def evaluate_sequences(predictor: FacePredictor, faces: FaceTable, truth: np.nda
 
 
 def to_tracks(sequences: SequenceBatch) -> list[list[FaceFeatures | None]]:
-    """Return pseudo-sequences as the predictor takes them."""
+    """Return pseudo-sequences in the predictor's format."""
     unknown = np.full((NUM_LANDMARKS, 3), np.nan, np.float32)
     return [
         [

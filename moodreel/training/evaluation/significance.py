@@ -1,4 +1,4 @@
-"""Tell differences between models from chance: bootstrap intervals, McNemar's test and Holm's correction."""
+"""Test differences between models for significance: bootstrap intervals, McNemar's test and Holm's correction."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,10 +10,10 @@ from statsmodels.stats.multitest import multipletests
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 
 CONFIDENCE_LEVEL = 0.95
-"""Of every interval."""
+"""Confidence level of every interval."""
 MIN_UNITS = 6
-"""Persons, or examples of unknown persons, below which no model is called better: that five all agree happens by chance
-one time in sixteen."""
+"""Number of persons, or examples of unknown persons, below which no model is called better: five agree by chance in
+one of sixteen cases."""
 _BATCH = 100
 """Resamples at a time: bounds memory."""
 
@@ -26,7 +26,7 @@ class Interval:
     high: float
 
     def excludes_zero(self) -> bool:
-        """Tell whether zero is outside."""
+        """Tell whether zero is outside of the interval."""
         return self.low > 0 or self.high < 0
 
 
@@ -34,7 +34,7 @@ class Interval:
 class Difference:
     """The first model's metric minus the second's, by bootstrap.
 
-    `p` is two-sided, `holm` the same corrected for all pairs of a comparison.
+    `p` is two-sided; `holm` is `p` corrected for all pairs of a comparison.
     """
 
     value: float
@@ -53,12 +53,12 @@ class McNemar:
     """Exact McNemar test (1947) on the examples that only one of two models predicts correctly.
 
     Attributes:
-        only_first: How many only the first model predicts correctly.
-        only_second: How many only the second does.
-        odds_ratio: Of the two numbers; None where the second is 0.
+        only_first: Number of examples that only the first model predicts correctly.
+        only_second: Number of examples that only the second model predicts correctly.
+        odds_ratio: `only_first` / `only_second`; None if the latter is 0.
         cohens_g: Effect size: 0.05 is small, 0.15 medium, 0.25 large (Cohen 1988); negative favors the second model.
-        p: Two-sided.
-        holm: The same, corrected for all pairs of a comparison.
+        p: Two-sided p-value.
+        holm: `p` corrected for all pairs of a comparison.
     """
 
     only_first: int
@@ -74,17 +74,18 @@ def bootstrap(
 ) -> Mapping[str, np.ndarray]:
     """Compute the metrics of all models on the same bootstrap resamples.
 
-    Units are drawn as wholes (cluster bootstrap), since examples of one person are not independent. Own code, because
-    scipy's `bootstrap` draws neither clusters nor the same resamples for several models.
+    Clusters are drawn as wholes (cluster bootstrap), since examples of one person are not independent. scipy's
+    `bootstrap` draws neither clusters nor the same resamples for several models.
 
     Args:
-        confusions: Of each of M models, float32 (N, C, C + 1), see `per_sample_confusion`.
-        clusters: int64 (N,), numbers from 0 of what is drawn together, such as all clips of a person.
-        resamples: How many.
-        seed: Of the random generator.
+        confusions: For each of M models, float32 (N, C, C + 1), see `per_sample_confusion`.
+        clusters: int64 (N,), the cluster of each example, from 0: examples that are drawn together, such as all clips
+            of a person.
+        resamples: Number R of resamples.
+        seed: Seed of the random generator.
 
     Returns:
-        float64 (M, resamples) for each of `CONFUSION_METRICS`.
+        float64 (M, R) for each of `CONFUSION_METRICS`.
     """
     count = int(clusters.max()) + 1
     by_cluster = [_sum_by_cluster(confusion, clusters, count) for confusion in confusions]
@@ -105,14 +106,14 @@ def interval(values: np.ndarray) -> Interval:
 def bootstrap_p(differences: np.ndarray) -> float:
     """Return the two-sided p-value of resampled differences (R,).
 
-    It is twice the share on the rarer side of zero, and never below 2 / (R + 1).
+    It is twice the fraction on the rarer side of zero, and never below 2 / (R + 1).
     """
     rarer = min(int((differences <= 0).sum()), int((differences >= 0).sum()))
     return min(1.0, 2 * (rarer + 1) / (len(differences) + 1))
 
 
 def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
-    """Test whether one of two models is correct more often, given where each is, bool (N,)."""
+    """Test whether one of two models is correct more often, given which examples each predicts correctly, bool (N,)."""
     only_first, only_second = int((first & ~second).sum()), int((second & ~first).sum())
     count = only_first + only_second
     p = float(contingency_tables.mcnemar([[0, only_first], [only_second, 0]], exact=True).pvalue)
@@ -127,7 +128,7 @@ def mcnemar(first: np.ndarray, second: np.ndarray) -> McNemar:
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Correct p-values for multiple tests (Holm 1979), in their order."""
+    """Correct p-values for multiple tests (Holm 1979), keeping their order."""
     return multipletests(p_values, method="holm")[1].tolist() if len(p_values) else []
 
 
@@ -138,7 +139,7 @@ def _sum_by_cluster(confusion: np.ndarray, clusters: np.ndarray, count: int) -> 
 
 
 def _draw_weights(count: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Draw how often each cluster is in each resample, float32 (up to `_BATCH`, count) at a time."""
+    """Yield how often each cluster is in each resample, float32 (B, count), up to `_BATCH` resamples at a time."""
     rng = np.random.default_rng(seed)
     for start in range(0, resamples, _BATCH):
         size = min(_BATCH, resamples - start)

@@ -1,1 +1,1 @@
-"""What every run is made of (options, presets, recipes), and the recipe that trains any architecture to classify."""
+"""The parts of every run (options, presets, recipes), and the recipe that trains a classifier of any architecture."""

@@ -1,6 +1,5 @@
 """The interface between an architecture and the classification experiment."""
 
-
 # ruff: noqa: RUF009 -- option() returns dataclasses.field()
 
 from abc import ABC, abstractmethod
@@ -25,14 +24,14 @@ Network = TypeVar("Network", bound=nn.Module)
 
 @dataclass(frozen=True)
 class ClassificationOptions(Options):
-    """Options of the classification task beside the shared ones."""
+    """Options of the classification task besides the shared ones."""
 
     pretrained: Path | None = option(None, "pretrained weights, for architectures that take them", kind=PATH)
     faces: str = option("", "pair each recording with faces of its emotion (synthetic pairing)", kind=DATASET)
     audio_checkpoint: Path | None = option(
         None, "for pairs: start from the audio branches of a run with the same folds", kind=PATH, old="heard"
     )
-    folds: int = option(0, "cross-validate by person in so many folds, then train on everything", "[0, inf)")
+    folds: int = option(0, "folds of a cross-validation by person before training on all data; 0 for none", "[0, inf)")
     small_face_epochs: int = option(
         0, "audio-visual, on images: epochs in which faces are shown small", "[0, inf)", old="small"
     )
@@ -40,13 +39,13 @@ class ClassificationOptions(Options):
         0.15, "audio-visual: fraction of the windows that lose their frames", "[0, 1]", old="video"
     )
     drop_audio: float = option(
-        0.15, "audio-visual: fraction of the windows that lose their sound", "[0, 1]", old="audio"
+        0.15, "audio-visual: fraction of the windows that lose their audio", "[0, 1]", old="audio"
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (total := self.drop_video + self.drop_audio) > 1:
-            raise DataInvalid(f"--drop-video and --drop-audio are at most 1 together; {total:g} is not.")
+            raise DataInvalid(f"--drop-video and --drop-audio must add up to at most 1, not {total:g}.")
 
 
 ClassificationRequest = RunRequest[ClassificationOptions]
@@ -59,8 +58,8 @@ class ArchitectureAdapter(ABC):
         name: The architecture's name.
         media: The kinds of data sets that it can be trained on.
         backbone: Prefixes of the parameters that may be frozen at first.
-        input_description: For model.json.
-        normalization: For model.json.
+        input_description: Description of the input, for model.json.
+        normalization: Description of the input normalization, for model.json.
     """
 
     media: tuple[str, ...]
@@ -72,7 +71,7 @@ class ArchitectureAdapter(ABC):
 
     @abstractmethod
     def load_inputs(self, data: Dataset, request: ClassificationRequest) -> tuple[InputAdapter, np.ndarray]:
-        """Load the N examples of a data set. Returns them, and which can be trained on, bool (N,)."""
+        """Load the inputs of a data set of N examples. Also returns which of them can be trained on, bool (N,)."""
 
     @abstractmethod
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
@@ -93,9 +92,9 @@ class ArchitectureAdapter(ABC):
 
         Args:
             network: The network to change.
-            checkpoint: The other run's file.
-            request: This run; seed and folds must be those of the other one.
-            stated: The data set and the numbers of examples, as this run's checkpoint will state them.
+            checkpoint: The checkpoint file of the other run.
+            request: This run, which must have the same seed and folds as the other one.
+            stated: The data set and the numbers of examples that this run's checkpoint will state.
 
         Raises:
             DataInvalid: The other run had other training examples, or the architecture has no audio branch.
@@ -103,12 +102,12 @@ class ArchitectureAdapter(ABC):
         raise DataInvalid(f"{self.name} has no audio branch; omit --audio-checkpoint.")
 
     def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **statement: str) -> None:
-        """Write weights, in one of `PRECISIONS`, and model.json. statement: its data and license."""
+        """Write weights, in one of `PRECISIONS`, and model.json. statement: data and license for model.json."""
         write_folder(out, PRECISIONS[weights](network.state_dict()), fields, **statement)
 
 
 def checked_build(name: str, network: Callable[..., Network], **arguments: Any) -> Network:
-    """Build a network. Raises DataInvalid where its arguments do not fit."""
+    """Build a network. Raises DataInvalid if its arguments are invalid."""
     try:
         return network(**arguments)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -37,7 +37,7 @@ INPUT_DESCRIPTIONS = {
     "video": "8 squares around the face (moodreel.faces.features.crop_square)",
     "audio": "a log-mel spectrogram (moodreel.media.mel_spectrogram)",
 }
-"""What model.json says of each modality's input."""
+"""Description of each modality's input, for model.json."""
 WHISPER_INPUT = "sound at 16 kHz (moodreel.models.networks.whisper)"
 
 
@@ -57,7 +57,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
         dropped = {"drop_video": options.drop_video, "drop_audio": options.drop_audio}
         if data.media == CLIPS:
             if whisper:
-                raise DataInvalid("voice=whisper learns from recordings, alone or paired with faces; not from clips.")
+                raise DataInvalid("voice=whisper is trained on recordings, alone or paired with faces, not on clips.")
             clips = load_windows(data.examples, context)
             usable = np.array([clip is not None for clip in clips])
             if not usable.any():
@@ -82,10 +82,10 @@ class AudioVisualAdapter(ArchitectureAdapter):
         if isinstance(network.audio, WhisperVoice):
             load_encoder(network.audio.encoder, find_pretrained())
         if pretrained and (pretrained / CARD_FILE).is_file():
-            own = load_audiovisual_model(pretrained, fuse=False).network
-            network.trunk.load_state_dict(own.trunk.state_dict())
-            if type(own.audio) is type(network.audio):
-                network.audio.load_state_dict(own.audio.state_dict())
+            source = load_audiovisual_model(pretrained, fuse=False).network
+            network.trunk.load_state_dict(source.trunk.state_dict())
+            if type(source.audio) is type(network.audio):
+                network.audio.load_state_dict(source.audio.state_dict())
         elif pretrained:
             load_torchvision_weights(network.trunk, pretrained)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -101,9 +101,9 @@ class AudioVisualAdapter(ArchitectureAdapter):
         if not same or about["examples"] != stated["examples"] or about["data"] not in stated["data"]:
             # Its network may have been trained on people who are held out here.
             raise DataInvalid(f"{checkpoint} was trained on other recordings; train it with the same data and folds.")
-        own = {name.removeprefix("audio."): tensor for name, tensor in weights.items() if name.startswith("audio.")}
+        audio = {name.removeprefix("audio."): tensor for name, tensor in weights.items() if name.startswith("audio.")}
         assert isinstance(network, AudioVisualNet)
-        network.audio.load_state_dict(own)
+        network.audio.load_state_dict(audio)
 
     def card_fields(self, inputs: InputAdapter) -> dict[str, Any]:
         """Return more fields of model.json."""
@@ -113,7 +113,7 @@ class AudioVisualAdapter(ArchitectureAdapter):
         return {"kind": AUDIO_VISUAL, "modalities": modalities, "input": f"{self.input_description}: {parts}"}
 
     def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **statement: str) -> None:
-        """Write weights and model.json; the license of pretrained weights is stated with ours."""
+        """Write weights and model.json; the license of pretrained weights is added to ours."""
         if fields["arguments"].get("voice") == "whisper":
             statement["licence"] += f"; {WHISPER_LICENSE}"
             fields["input"] = fields["input"].replace(INPUT_DESCRIPTIONS["audio"], WHISPER_INPUT)

@@ -1,4 +1,4 @@
-"""Data sets as audio-visual networks read them: faces alone, voices alone, clips with both, or synthetic pairs."""
+"""Prepare the inputs of audio-visual networks: faces alone, voices alone, clips with both, or synthetic pairs."""
 
 import itertools
 from collections.abc import Sequence
@@ -27,11 +27,11 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.experiment.classification import InputAdapter
 
 SMALL_FACES, SMALL_FACE_SIDE = "small faces", 64
-"""The phase with small faces, and their side in pixels: it takes a third of the time, and learns most of it."""
+"""Name of the phase with small faces, and their side in pixels: most is learned in it, in a third of the time."""
 MAX_FACES_PER_LABEL = 600
 """Recordings are paired with at most this many faces of each label."""
 AUGMENTATIONS_PER_FACE = 2
-"""How many augmented versions of each face to train on the trunk encodes."""
+"""Number of augmented versions of each training face that the trunk encodes, besides the face itself."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +40,11 @@ class AvBatch:
 
     Attributes:
         windows: B windows.
-        frames: float32 (B, T, 512), the trunk's features of the faces where they are known; the images in `windows`
-            are not read then.
-        voices: float32 (B, 768), Whisper's statistics of the sound where they are known; the sound in `windows` is not
-            read then.
-        owners: int64 (B,), the example of each window, whose probabilities are averaged; None where each has one.
+        frames: float32 (B, T, 512), the trunk's features of the faces, if known. The images in `windows` are then
+            ignored.
+        voices: float32 (B, 768), Whisper's statistics of the audio, if known. The audio in `windows` is then ignored.
+        owners: int64 (B,), index of the example that each window is part of: the probabilities of its windows are
+            averaged. None if each example has one window.
     """
 
     windows: AudioVisualBatch
@@ -57,13 +57,13 @@ class AvInputs(InputAdapter):
     """Inputs whose batches are windows.
 
     Attributes:
-        modalities: That the network is trained for.
+        modalities: The modalities that the network is trained on.
     """
 
     modalities: tuple[str, ...]
 
     def mels_of(self, rows: np.ndarray) -> list[np.ndarray]:
-        """Return the spectrograms of some examples."""
+        """Return the spectrograms of some examples; none by default."""
         return []
 
     def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:
@@ -89,7 +89,7 @@ class AvInputs(InputAdapter):
         return AvBatch(mixed, frames, voices)
 
     def forward(self, network: nn.Module, inputs: AvBatch, phase: Phase | None = None) -> torch.Tensor:
-        """Return the network's logits (B, C)."""
+        """Return the logits of each example; with `owners`, the log of the mean probabilities of its windows."""
         assert isinstance(network, AudioVisualNet)
         network.input_side = SMALL_FACE_SIDE if phase is not None and phase.name == SMALL_FACES else INPUT_SIDE
         masks = inputs.windows.face_mask.to(network.device), inputs.windows.audio_mask.to(network.device)
@@ -111,9 +111,9 @@ class PairedInputs(AvInputs):
     """Windows with a face and a voice; some lose one of them in training.
 
     Attributes:
-        drop_video: The fraction that loses the face.
-        drop_audio: The fraction that loses the voice.
-        missing: The modality that all lose in evaluation; "" for none.
+        drop_video: The fraction of training windows that lose the face.
+        drop_audio: The fraction of training windows that lose the voice.
+        missing: The modality that is removed from all windows in evaluation; "" for none.
     """
 
     modalities = MODALITIES
@@ -122,7 +122,7 @@ class PairedInputs(AvInputs):
     missing: str = field(default="", init=False)
 
     def ablations(self) -> dict[str, InputAdapter]:
-        """Return the examples with audio alone, and with video alone."""
+        """Return the examples with audio alone and with video alone, by modality."""
         ablated: dict[str, InputAdapter] = {}
         for missing, modality in (("video", "audio"), ("audio", "video")):
             other = copy(self)
@@ -131,7 +131,7 @@ class PairedInputs(AvInputs):
         return ablated
 
     def drop_modality(self, windows: AudioVisualBatch, rng: np.random.Generator | None) -> AudioVisualBatch:
-        """Remove a modality: at random with an `rng`, else the `missing` one."""
+        """Remove a modality: a random one, or none, with an `rng`; else the `missing` one."""
         if rng is not None:
             generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
             return drop_modalities(windows, generator, video_prob=self.drop_video, audio_prob=self.drop_audio)
@@ -142,7 +142,7 @@ class PairedInputs(AvInputs):
 
 @dataclass(eq=False)
 class FaceInputs(AvInputs):
-    """Images of faces, as windows of one frame without sound."""
+    """Images of faces, as windows of one frame without audio."""
 
     modalities = ("video",)
     unused = ("audio.",)
@@ -156,7 +156,7 @@ class FaceInputs(AvInputs):
 
 @dataclass(eq=False)
 class AudioInputs(AvInputs):
-    """Recordings as log-mel spectrograms, float32 (64, frames) of each, cut into windows of three seconds."""
+    """Recordings as log-mel spectrograms, each float32 (64, frames), cut into windows of three seconds."""
 
     modalities = ("audio",)
     unused = ("trunk.",)
@@ -195,9 +195,9 @@ class SyntheticPairs(PairedInputs):
 
         Args:
             sounds: N recordings.
-            data: The same, paired with a data set of faces.
+            data: The data set of these recordings, paired with a data set of faces.
             crops: The squares around the faces of that data set.
-            seed: Of the choice and of the augmentation.
+            seed: Seed of the choice and of the augmentation.
             **dropped: `drop_video` and `drop_audio`.
 
         Raises:
@@ -222,9 +222,9 @@ class SyntheticPairs(PairedInputs):
         self._trunk: list[torch.Tensor] = []
 
     def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:
-        """Set the network's input normalization, and encode all faces; those to train on also augmented.
+        """Set the network's input normalization, and encode all faces; training faces are also encoded augmented.
 
-        Networks with the same trunk, as those of all folds, share the features.
+        Networks with the same trunk, such as the networks of all folds, share the features.
         """
         self.sounds.init_statistics(network, rows)
         assert isinstance(network, AudioVisualNet)
@@ -239,15 +239,15 @@ class SyntheticPairs(PairedInputs):
     def _encode(
         self, network: AudioVisualNet, rows: Sequence[np.ndarray], augmentations: int
     ) -> tuple[torch.Tensor, list[np.ndarray]]:
-        """Return the trunk's features of faces, float32 (F, 512), and the rows of each label of the recordings."""
+        """Return the trunk's features of faces, float32 (F, 512), and their rows for each label of the recordings."""
         rng = np.random.default_rng(self._seed)
         features: list[torch.Tensor] = []
-        for own, repeat in itertools.product(rows, range(augmentations + 1)):
-            for part in np.array_split(own, max(1, -(-len(own) // 64))):
+        for label_rows, repeat in itertools.product(rows, range(augmentations + 1)):
+            for part in np.array_split(label_rows, max(1, -(-len(label_rows) // 64))):
                 crops = [augment_face_square(self._crops[row], INPUT_SIDE, rng if repeat else None) for row in part]
                 with torch.inference_mode():
                     features.append(network.encode_faces(torch.from_numpy(np.stack(crops))).float().cpu())
-        ends = np.cumsum([len(own) * (augmentations + 1) for own in rows])
+        ends = np.cumsum([len(label_rows) * (augmentations + 1) for label_rows in rows])
         rows_of = np.split(np.arange(ends[-1]), ends[:-1])
         return torch.cat(features).clone(), [rows_of[index] for index in self._wanted]
 
@@ -266,9 +266,9 @@ class SyntheticPairs(PairedInputs):
         return replace(batch, windows=self.drop_modality(windows, rng), frames=frames)
 
     def _choose(self, pool: np.ndarray, row: int, rng: np.random.Generator | None) -> np.ndarray:
-        """Return the face of each frame, int64 (T,): one to three in training, the same one each time in evaluation.
+        """Return the row of each frame's face, int64 (T,): of up to three faces in training, of one in evaluation.
 
-        A face to train on should stand for its emotion, not for the person.
+        Several faces teach the network the emotion and not the person.
         """
         if rng is None:
             return np.full(FRAMES, np.random.default_rng(row).choice(pool))
@@ -278,7 +278,7 @@ class SyntheticPairs(PairedInputs):
 
 @dataclass(eq=False)
 class ClipInputs(PairedInputs):
-    """Clips, each with all its windows, None for a clip without face and voice; a random window is trained on."""
+    """Clips, each with all its windows; None for a clip with neither face nor voice. Training takes a random one."""
 
     clips: Sequence[AudioVisualBatch | None]
 
@@ -310,7 +310,7 @@ class ClipInputs(PairedInputs):
 
 
 def single_modality(*, faces: torch.Tensor | None = None, mels: torch.Tensor | None = None) -> AudioVisualBatch:
-    """Return windows of faces or of sound alone."""
+    """Return windows of faces alone or of audio alone."""
     has_video, has_audio = faces is not None, mels is not None
     if faces is None:
         assert mels is not None

@@ -16,18 +16,19 @@ from moodreel.training.engine.task import Task
 from moodreel.training.experiment.config import TrainConfig
 
 MAX_EVAL_EXAMPLES = 2000
-"""Examples of either side that are evaluated during training: enough to see the trend."""
+"""At most this many training examples, and as many validation examples, are evaluated during training: enough to see
+the trend."""
 _EVAL_BATCH = 256
 """Examples at a time: bounds the memory of activations."""
 
 
 class InputAdapter(ABC):
-    """A data set as one family of networks reads it.
+    """Prepares the examples of a data set for one family of networks.
 
-    What `batch` returns goes to `mixup` and `forward` only.
+    The inputs that `batch` returns are passed only to `mixup` and `forward`.
 
     Attributes:
-        supports_mixup: Whether two inputs have a mean.
+        supports_mixup: Whether inputs can be averaged.
         unused: Prefixes of the network's parameters that these inputs cannot train.
     """
 
@@ -38,18 +39,18 @@ class InputAdapter(ABC):
         """Set the network's input normalization from the training rows."""
 
     def setup(self, device: torch.device) -> None:  # noqa: B027 -- optional
-        """Move to the device what batches are made from there."""
+        """Move data to the device, if batches are made there."""
 
     @abstractmethod
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> Any:
         """Return the inputs of some examples, augmented if there is an `rng`. May run in another thread."""
 
     def ablations(self) -> "dict[str, InputAdapter]":
-        """Return the same examples with one modality alone, by its name."""
+        """Return the same examples with one modality alone, by the name of that modality."""
         return {}
 
     def mixup(self, inputs: Any, order: np.ndarray, weight: float) -> Any:
-        """Return `weight` times each input plus the rest of the input that `order` (B,) names."""
+        """Mix each input with another one of the batch: `weight` * inputs + (1 - `weight`) * inputs[`order`]."""
         raise NotImplementedError
 
     @abstractmethod
@@ -74,15 +75,15 @@ class ClassificationTask(Task):
         """Create the task.
 
         Args:
-            network: Any network that `inputs` can call.
-            inputs: All N examples.
+            network: A network that `inputs.forward` accepts.
+            inputs: The inputs of all N examples.
             targets: float32 (N, C), probabilities.
             train_rows: int64, the examples to train on.
             val_rows: int64, the examples to evaluate on during training.
-            config: Of the loss and the sampling.
+            config: The options of the loss and the sampling.
 
         Raises:
-            DataInvalid: Mixup of inputs that have no mean.
+            DataInvalid: Mixup is on, but the inputs cannot be averaged.
         """
         if config.mixup_alpha and not inputs.supports_mixup:
             raise DataInvalid("Faces over time cannot be mixed; train without mixup (--mixup-alpha 0).")
@@ -103,7 +104,7 @@ class ClassificationTask(Task):
         self.inputs.setup(device)
 
     def steps_per_epoch(self) -> int:
-        """Return the number of batches in which every example is shown once."""
+        """Return the number of batches in an epoch."""
         return -(-len(self.train_rows) // self.config.batch_size)
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
@@ -142,13 +143,13 @@ class ClassificationTask(Task):
         inputs: InputAdapter | None = None,
         phase: Phase | None = None,
     ) -> torch.Tensor:
-        """Return the logits (M, C), on the CPU, of examples without augmentation.
+        """Return the logits (M, C) of examples without augmentation, on the CPU.
 
         Args:
             rows: int64 (M,).
-            network: Another network than the task's.
-            inputs: One of the ablations of the task's inputs.
-            phase: The phase whose input size holds.
+            network: The network; by default the task's.
+            inputs: The inputs; by default the task's. Its ablations are the alternative.
+            phase: The phase, which may set the size of the inputs.
         """
         network, inputs = network or self.network, inputs or self.inputs
         parts: Sequence[np.ndarray] = np.array_split(rows, max(1, -(-len(rows) // _EVAL_BATCH)))

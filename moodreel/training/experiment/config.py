@@ -23,16 +23,16 @@ class TrainConfig(Options):
     """
 
     seed: int = option(0, "seed of all random numbers", f"[0, {MAX_SEED}]")
-    epochs: int = option(20, "how often each example is shown", "[1, inf)", old="faces-epochs")
+    epochs: int = option(20, "passes over the training examples", "[1, inf)", old="faces-epochs")
     steps: int = option(1000, "weight updates of the main phase", "[1, inf)")
     batch_size: int = option(64, "examples in a batch", "[1, inf)", old="batch faces faces-batch")
     lr: float = option(1e-3, "the highest learning rate", "(0, inf)", old="rate faces-rate")
     backbone_lr_scale: float = option(
-        0.1, "learning rate of the backbone after it was frozen, relative to --lr", "(0, inf)", old="trunk-rate"
+        0.1, "learning rate of the backbone once it is no longer frozen, relative to --lr", "(0, inf)", old="trunk-rate"
     )
     schedule: str = option("one-cycle", "learning rate schedule", choices=tuple(SCHEDULES))
     restart_epochs: int = option(
-        0, "epochs of the first cosine of cosine-restarts; 0 for a single one", "[0, inf)", old="restart"
+        0, "epochs of the first cosine of cosine-restarts; 0 for a single cosine", "[0, inf)", old="restart"
     )
     warmup: float = option(
         0.1, "steps in which the learning rate rises; below 1: a fraction of all steps", "[0, inf)", old="warm"
@@ -54,12 +54,12 @@ class TrainConfig(Options):
         0.4, "sample a label by its frequency to the power of minus this", "[0, inf)", old="rarity"
     )
     clean_prob: float = option(0.3, "fraction of the images that are hardly augmented", "[0, 1]", old="clean")
-    freeze_epochs: int = option(0, "epochs at first in which the backbone is frozen", "[0, inf)", old="frozen")
+    freeze_epochs: int = option(0, "number of first epochs in which the backbone is frozen", "[0, inf)", old="frozen")
     val_fraction: float = option(
         0.08, "fraction of the training data for validation and calibration", "(0, 1)", old="kept held-out"
     )
     test_fraction: float = option(
-        0.2, "fraction to test on, of data without a test part of its own", "(0, 1)", old="held-out"
+        0.2, "fraction to test on, for data without a test part of its own", "(0, 1)", old="held-out"
     )
     split_by: str = option(
         "", "split by person or at random (which leaks); default: person", choices=("", *SPLIT_BY), old="by"
@@ -80,7 +80,7 @@ class TrainConfig(Options):
 
         Args:
             eval_steps: Steps from one evaluation to the next.
-            **fields: More of its fields, or others.
+            **fields: Further fields of `TrainerConfig`; they take precedence over the options.
         """
         names = ("seed", "grad_accumulation", "max_grad_norm", "ema_decay", "patience", "bf16")
         config: dict[str, Any] = {"eval_every": eval_steps, **{name: getattr(self, name) for name in names}}

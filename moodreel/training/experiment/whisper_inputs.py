@@ -1,4 +1,4 @@
-"""Recordings as networks with Whisper's encoder read them."""
+"""Prepare recordings for networks with Whisper's encoder."""
 
 from collections.abc import Sequence
 
@@ -16,7 +16,7 @@ from moodreel.training.experiment.audiovisual_inputs import AvBatch, AvInputs, s
 
 
 class WhisperInputs(AvInputs):
-    """Recordings as Whisper's encoder, which is frozen, hears them: statistics of windows of three seconds.
+    """Recordings as statistics of the outputs of Whisper's frozen encoder, for windows of three seconds.
 
     They are computed once, for all folds.
     """
@@ -25,7 +25,7 @@ class WhisperInputs(AvInputs):
     unused = ("trunk.", "audio.encoder.")
 
     def __init__(self, sounds: Sequence[AudioClip]) -> None:
-        """Take N recordings."""
+        """Create the inputs of N recordings."""
         self._sounds = sounds
         self._voices = torch.zeros(0, 2 * WIDTH)
         self._counts = np.array([len(window_starts(sound.duration)) for sound in sounds])
@@ -45,7 +45,7 @@ class WhisperInputs(AvInputs):
         network.audio.std.copy_(std.clamp_min(1e-3))
 
     def _windows(self, rows: np.ndarray) -> np.ndarray:
-        """Return the windows of some recordings, one after the other, as indices of all windows."""
+        """Return the indices of the windows of some recordings, one recording after the other."""
         return np.concatenate([np.arange(self._counts[row]) + self._first[row] for row in rows])
 
     def _pool(self, voice: WhisperVoice, sound: AudioClip) -> torch.Tensor:
@@ -56,10 +56,10 @@ class WhisperInputs(AvInputs):
         return pooled.cpu().clone()
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> AvBatch:
-        """Return the windows of some examples; with an `rng` one of each."""
+        """Return the windows of some examples; with an `rng`, one random window of each."""
         drawn = None if rng is None else self._first[rows] + rng.integers(self._counts[rows])
         voices = self._voices[self._windows(rows) if drawn is None else drawn]
         owners = np.arange(len(rows)).repeat(self._counts[rows])
-        # What windows have sound counts, not the spectrogram.
-        heard = single_modality(mels=torch.zeros(len(voices), MEL_BANDS, 0))
-        return AvBatch(heard, voices=voices, owners=torch.from_numpy(owners) if drawn is None else None)
+        # The spectrograms of these windows are not read.
+        windows = single_modality(mels=torch.zeros(len(voices), MEL_BANDS, 0))
+        return AvBatch(windows, voices=voices, owners=torch.from_numpy(owners) if drawn is None else None)

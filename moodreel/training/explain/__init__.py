@@ -1,1 +1,1 @@
-"""Show which regions of a face a prediction comes from."""
+"""Show which regions of a face a prediction is based on."""

@@ -1,14 +1,14 @@
-"""Attribute a prediction to regions of the face: heat maps that show whether it is the face that decides.
+"""Attribute a prediction to regions of the image, as heat maps: they show whether it is based on the face.
 
 Convolutional networks: HiResCAM (Draelos & Carin 2020) on the last feature map that still resolves regions. It is
 Grad-CAM (Selvaraju et al. 2017) with the gradient of each position instead of the mean gradient of a channel. The two
-are equal where global pooling and a linear layer follow; elsewhere the mean says what a channel is good for somewhere,
-not here. Hiding the hottest fifth of 136 faces of FER+ takes 0.42 from `resemotenet`'s probability; with plain Grad-CAM
-0.08, with a random fifth 0.04.
+are equal where global pooling and a linear layer follow; elsewhere the mean gradient describes a channel, not a
+position. Hiding the hottest fifth of 136 faces of FER+ lowers `resemotenet`'s probability by 0.42; with plain Grad-CAM
+by 0.08, with a random fifth by 0.04.
 
 Vision transformers: attention through all layers, each head weighted by its gradient for the label (Chefer et al. 2021,
 "Generic Attention-model Explainability"). Attention rollout (Abnar & Zuidema 2020) does not depend on the label: hiding
-its hottest fifth takes 0.14 from `vit`'s probability, this method's 0.18, a random fifth 0.05.
+its hottest fifth lowers `vit`'s probability by 0.14, hiding this method's by 0.18, a random fifth by 0.05.
 
 A map shows which regions raised the network's score of the label. It does not show why, nor what anybody felt.
 """
@@ -34,7 +34,7 @@ from moodreel.models.networks.vit import ViTNet
 from moodreel.training.evaluation.audiovisual_model import face_windows
 
 MIN_MAP_SIDE = 6
-"""A feature map with fewer positions a side does not tell the eyes from the mouth."""
+"""A feature map with fewer positions per side cannot separate the eyes from the mouth."""
 _BATCH = 32
 """Images at a time: bounds the memory of activations and gradients."""
 AttributionMethod = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
@@ -42,18 +42,18 @@ AttributionMethod = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
 def attribute(network: nn.Module, images: np.ndarray, labels: Sequence[int] | np.ndarray) -> np.ndarray:
-    """Return where in each image the network found evidence for its label.
+    """Return heat maps of the evidence that the network found in each image for a label.
 
     Args:
-        network: Any that reads single images.
+        network: A network that reads single images.
         images: uint8, as the network reads them: gray crops (N, 48, 48), or RGB crops (N, S, S, 3).
-        labels: Of each image, the index of the network's output to explain.
+        labels: For each image, the index of the network's output to explain.
 
     Returns:
         Heat maps, float32 (N, H, W), 0 to 1; the maximum of each is 1, or 0 where nothing raised the score.
 
     Raises:
-        ModelInvalid: The network reads no single images, or other inputs too.
+        ModelInvalid: The network does not read single images, or it reads other inputs too.
     """
     method = _attribution_method(network)
     training = network.training
@@ -96,14 +96,14 @@ def _attribution_method(network: nn.Module) -> AttributionMethod:
     layers = _cam_layers(network)
     if layers is None:
         raise ModelInvalid(
-            f"A {type(network).__name__} cannot be explained: it reads no images of faces, or other inputs too. Name a "
-            "model that reads single images, such as face-expression."
+            f"A {type(network).__name__} cannot be explained: it does not read images of faces, or it reads other "
+            "inputs too. Name a model that reads single images, such as face-expression."
         )
     return lambda inputs, labels: _hires_cam(network, layers, inputs, labels)
 
 
 def _cam_layers(network: nn.Module) -> Sequence[nn.Module] | None:
-    """Return the layers of a convolutional network whose feature maps can be used, in their order."""
+    """Return the layers of a CNN whose feature maps can be used, in their order; None for other networks."""
     if isinstance(network, ImprovedCNN):
         return list(network.layers)
     if isinstance(network, FramePoolingNet):
@@ -148,26 +148,26 @@ def _hires_cam(
 def _attention_relevance(
     network: nn.Module, class_token: bool, inputs: torch.Tensor, labels: torch.Tensor
 ) -> torch.Tensor:
-    """Propagate relevance through attention; class_token: whether the first token is read, instead of their mean."""
+    """Propagate relevance through attention; class_token: whether the head reads the first token, not the mean."""
     with _recorded_attention(network) as attention:
         score = _target_score(_logits(network, inputs), labels)
     gradients = torch.autograd.grad(score, attention)
     relevance: torch.Tensor = torch.eye(attention[0].shape[-1], device=inputs.device).expand(len(inputs), -1, -1)
     for weights, gradient in zip(attention, gradients, strict=True):
         relevance = relevance + (weights * gradient).clamp_min(0).mean(dim=1) @ relevance
-    of_patches: torch.Tensor = relevance[:, 0, 1:] if class_token else relevance.mean(dim=1)
-    side = round(of_patches.shape[1] ** 0.5)
-    maps: torch.Tensor = of_patches.unflatten(1, (side, side))
+    patch_relevance: torch.Tensor = relevance[:, 0, 1:] if class_token else relevance.mean(dim=1)
+    side = round(patch_relevance.shape[1] ** 0.5)
+    maps: torch.Tensor = patch_relevance.unflatten(1, (side, side))
     return maps
 
 
 @contextmanager
 def _recorded_attention(network: nn.Module) -> Iterator[list[torch.Tensor]]:
-    """Collect the attention weights (N, heads, T, T) of each layer, such that gradients reach them."""
+    """Collect the attention weights (N, heads, T, T) of each layer, as part of the autograd graph."""
     attention: list[torch.Tensor] = []
     with ExitStack() as stack:
         if isinstance(network, HuggingFaceNet):
-            # Of transformers' implementations only this one returns the weights.
+            # Only this implementation of attention in transformers returns the weights.
             network.network.set_attn_implementation("eager")
             stack.callback(network.network.set_attn_implementation, "sdpa")
             layers = [layer.attention for layer in network.network.vit.layers]
@@ -187,7 +187,7 @@ def _recorded_attention(network: nn.Module) -> Iterator[list[torch.Tensor]]:
 
 
 def _attend(layer: nn.MultiheadAttention, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Compute self-attention over x (N, T, width): torch's layer gives no weights that gradients come back to."""
+    """Compute self-attention over x (N, T, width). The weights of torch's own forward pass receive no gradients."""
     projected = F.linear(x, layer.in_proj_weight, layer.in_proj_bias).chunk(3, dim=-1)
     query, key, value = (part.unflatten(-1, (layer.num_heads, -1)).transpose(1, 2) for part in projected)
     weights = (query @ key.transpose(-2, -1) / layer.head_dim**0.5).softmax(dim=-1)

@@ -1,4 +1,4 @@
-"""Find the faces of images, or take them from a data set, and attribute a model's predictions for them."""
+"""Find the faces in images, or take them from a data set, and attribute a model's predictions to their regions."""
 
 import logging
 from collections.abc import Sequence
@@ -36,9 +36,9 @@ class FaceToExplain:
     """A face to explain.
 
     Attributes:
-        name: Of the file that its map is written to, without the suffix.
-        features: With the crop that the model reads.
-        truth: Its label in the data set; None where unknown.
+        name: Name of the file for its map, without the suffix.
+        features: Features of the face, with the crop that the model reads.
+        truth: Its label in the data set; None if unknown.
     """
 
     name: str
@@ -52,11 +52,11 @@ def crop_kind(predictor: VisualPredictor) -> CropKind:
 
 
 def find_faces(files: Sequence[Path], landmarker_path: Path, kind: CropKind) -> list[FaceToExplain]:
-    """Find every face of image files, the largest of each first. An image without a face is logged.
+    """Find every face in image files, the largest of each file first. Images without a face are logged.
 
     Raises:
         DataInvalid: A file cannot be read.
-        MoodreelError: A file is no image.
+        MoodreelError: A file is not an image.
     """
     if not files:
         return []
@@ -66,7 +66,7 @@ def find_faces(files: Sequence[Path], landmarker_path: Path, kind: CropKind) -> 
         try:
             data = file.read_bytes()
         except OSError as error:
-            raise DataInvalid(f"There is no {file} that can be read; check its name.") from error
+            raise DataInvalid(f"{file} cannot be read; check its name.") from error
         rgb = image.decode_image(data).rgb
         found = detect_tiled(landmarker, rgb)
         if not found:
@@ -105,7 +105,7 @@ def faces_of_dataset(spec: str, context: DataContext, kind: CropKind, *, count: 
 def attribute_faces(
     predictor: VisualPredictor, faces: Sequence[FaceToExplain], *, label: str | None = None
 ) -> list[AttributionMap]:
-    """Attribute the predicted label of each face, or `label`, to its regions. Raises DataInvalid for no such label."""
+    """Attribute the predicted label of each face, or `label`, to regions. Raises DataInvalid for an unknown label."""
     labels = predictor.info.labels
     if label is not None and label not in labels:
         raise DataInvalid(f"{predictor.info.name} has no label {label!r}; it has {', '.join(labels)}.")
@@ -113,8 +113,7 @@ def attribute_faces(
     probabilities = _predict(predictor, faces, images)
     predicted = probabilities.argmax(axis=1) if label is None else np.full(len(faces), labels.index(label))
     outputs = [predictor.info.card.labels.index(labels[index]) for index in predicted]
-    network = predictor.network
-    heat_maps = attribute(network, images, outputs)
+    heat_maps = attribute(predictor.network, images, outputs)
     return [
         AttributionMap(image, heat, labels[index], float(row[index]), face.truth)
         for image, heat, index, row, face in zip(images, heat_maps, predicted, probabilities, faces, strict=True)

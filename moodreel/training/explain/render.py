@@ -12,9 +12,9 @@ from moodreel.emotions import color_of
 from moodreel.faces.annotate import DARK_TEXT, text_color_on
 
 SIDE = 240
-"""Pixels a side of a face."""
+"""Side of a face in pixels."""
 COLORMAP = "inferno"
-"""Of matplotlib: perceptually uniform, and readable in gray and by the color-blind."""
+"""A colormap of matplotlib: perceptually uniform, and readable in gray and by the color-blind."""
 MAX_OPACITY = 0.72
 """Opacity of the heat at its maximum; it falls to 0 with the heat."""
 FONT_SIZE = 15
@@ -31,8 +31,8 @@ class AttributionMap:
         face: uint8, gray (H, W) or RGB (H, W, 3).
         heat: float32 (H, W), 0 to 1, as `attribution.attribute` returns it.
         label: The label that is explained.
-        probability: The model's, of that label.
-        truth: The face's label in its data set; None where unknown.
+        probability: The model's probability of that label.
+        truth: The face's label in its data set; None if unknown.
     """
 
     face: np.ndarray
@@ -43,14 +43,14 @@ class AttributionMap:
 
 
 def overlay(face: np.ndarray, heat: np.ndarray) -> np.ndarray:
-    """Draw heat (H, W), 0 to 1, over a gray or RGB face: RGB uint8 (SIDE, SIDE, 3)."""
+    """Draw heat (H, W), 0 to 1, over a gray or RGB face. Returns RGB, uint8 (SIDE, SIDE, 3)."""
     resized = np.asarray(_resized(face), np.float32)
     large_heat = np.asarray(Image.fromarray(heat.astype(np.float32)).resize((SIDE, SIDE), Image.Resampling.BICUBIC))
     return _blend(resized, large_heat.clip(0, 1))
 
 
 def draw_sheet(maps: Sequence[AttributionMap], model: str = "") -> np.ndarray:
-    """Draw each face beside its heat map, with labels and a legend, under the name of the model: RGB."""
+    """Draw each face next to its heat map, with labels, a legend and the name of the model. Returns RGB, uint8."""
     head, left = _LINE if model else 0, SIDE + 2 * _GAP
     height = head + _GAP + (SIDE + _LINE + _GAP) * len(maps) + _LINE + _GAP
     sheet = Image.new("RGB", (left + SIDE + _GAP, height), "white")
@@ -104,7 +104,7 @@ def _draw_label(canvas: ImageDraw.ImageDraw, at: tuple[int, int], attribution: A
 
 
 def _draw_legend(sheet: Image.Image, canvas: ImageDraw.ImageDraw, top: int) -> None:
-    """Draw the colormap over medium gray between the meaning of both ends, in short where the sheet is narrow."""
+    """Draw the colormap over medium gray, with the meaning of both ends; shortened if the sheet is narrow."""
     available = sheet.width - 2 * _GAP
     fits = sum(_font().getlength(text) for text in _LEGEND) + 100 <= available
     ends = _LEGEND if fits else _SHORT_LEGEND

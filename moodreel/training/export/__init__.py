@@ -1,1 +1,1 @@
-"""Write a model's folder: weights of any data type, model.json and CARD.md."""
+"""Write a model's folder: weights of a chosen data type, model.json and CARD.md."""

@@ -13,6 +13,7 @@ from moodreel.training.export.model_folder import write_json
 
 TEMPLATES = Path(__file__).resolve().parents[1] / "templates"
 WIDTH = 118
+"""Characters after which lines of a card are wrapped."""
 
 _environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -35,7 +36,7 @@ def write_card(out: Path, template: str, metrics: list[dict[str, Any]], **values
         out: The model's folder, with weights and model.json.
         template: A file in `TEMPLATES`.
         metrics: Entries for model.json.
-        **values: What the template shows beside the fields of model.json (`fields`).
+        **values: Values for the template, besides the fields of model.json (`fields`).
     """
     fields = json.loads((out / CARD_FILE).read_text(encoding="utf-8"))
     fields["metrics"] = metrics
@@ -44,18 +45,18 @@ def write_card(out: Path, template: str, metrics: list[dict[str, Any]], **values
 
 
 def metric_entries(values: Mapping[str, float | None], data: str, command: str) -> list[dict[str, Any]]:
-    """Return the entries of model.json for metrics by their names; those that are None are left out."""
+    """Return the entries of model.json for metrics by name; metrics that are None are left out."""
     source = {"data": data, "command": command}
     return [{"name": name, "value": round(value, 4), **source} for name, value in values.items() if value is not None]
 
 
 def megabytes(out: Path) -> float:
-    """Return the size of the weights in a model's folder."""
+    """Return the size of the weights in a model's folder, in megabytes (10⁶ bytes)."""
     return find_weights(out).stat().st_size / 1e6
 
 
 def render(template: str, **values: Any) -> str:
-    """Render a template, with paragraphs and list items wrapped, and no runs of blank lines."""
+    """Render a template, with paragraphs and list items wrapped, and runs of blank lines merged."""
     lines: list[str] = []
     in_code = False
     for line in _environment.get_template(template).render(**values).splitlines():

@@ -17,9 +17,9 @@ def write_folder(out: Path, state: dict[str, torch.Tensor], fields: dict[str, An
     Args:
         out: The model's folder.
         state: The weights, in the data type to store.
-        fields: Of model.json, except name, version, data, licence and sha256.
-        data: What the model was trained on.
-        licence: License of the weights, under the key that model.json has for it.
+        fields: Fields of model.json, except name, version, data, licence and sha256.
+        data: Description of the training data.
+        licence: License of the weights.
     """
     out.mkdir(parents=True, exist_ok=True)
     save_weights(out / WEIGHTS_FILE, state)
@@ -29,21 +29,21 @@ def write_folder(out: Path, state: dict[str, torch.Tensor], fields: dict[str, An
 
 
 def save_weights(file: Path, state: dict[str, torch.Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write weights beside a file, and move them there: what a process has mapped into memory must not change."""
-    made = file.with_name(f"{file.name}.new")
-    safetensors.torch.save_file(state, made, metadata)
-    # safetensors writes for the owner alone; a service seldom runs as the user who trained.
-    made.chmod(0o644)
-    made.replace(file)
+    """Write weights to a new file and rename it: the contents of a file that a process has mapped must not change."""
+    new_file = file.with_name(f"{file.name}.new")
+    safetensors.torch.save_file(state, new_file, metadata)
+    # safetensors gives only the owner access; a service seldom runs as the user who trained the model.
+    new_file.chmod(0o644)
+    new_file.replace(file)
 
 
 def evaluation_command(name: str, data: str) -> str:
-    """Return the command that measures a model. data: the name of a data set."""
+    """Return the command that evaluates a model on a data set, by the name of that set."""
     return f"python -m moodreel.training evaluate {name} --data {data}:PATH"
 
 
 def write_json(out: Path, card: dict[str, Any]) -> None:
-    """Write a folder's model.json atomically: without it the folder is no model any more."""
-    made = out / f"{CARD_FILE}.new"
-    made.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    made.replace(out / CARD_FILE)
+    """Write a folder's model.json atomically: without it the folder would not be a model."""
+    new_file = out / f"{CARD_FILE}.new"
+    new_file.write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    new_file.replace(out / CARD_FILE)

@@ -1,4 +1,4 @@
-"""Write a model's folder with weights of another data type, and measure what that changes."""
+"""Write a model's folder with weights of another data type, and measure the effect on its predictions."""
 
 import json
 import shutil
@@ -18,14 +18,14 @@ from moodreel.training.export.model_card import render
 from moodreel.training.export.model_folder import save_weights, write_json
 
 Predict = Callable[[Path], np.ndarray]
-"""Returns a folder's calibrated probabilities (N, C) of some examples, in the order of its labels."""
+"""Returns the calibrated probabilities (N, C) of a folder's model for some examples, in the order of its labels."""
 _OTHER_FILES = (image.CONFIG_FILE, image.PREPROCESSOR_FILE, "tokenizer.json")
-"""Files that a model needs beside its weights and its model.json."""
+"""Files that a model needs besides its weights and its model.json."""
 
 
 @dataclass(frozen=True)
 class QuantizedMetrics:
-    """Metrics of a model with weights of one data type; mean_recall is over the labels that the data has."""
+    """Metrics of a model with weights of one data type; mean_recall is over the labels that occur in the data."""
 
     precision: str
     bytes: int
@@ -35,14 +35,14 @@ class QuantizedMetrics:
 
 @dataclass(frozen=True)
 class QuantizationReport:
-    """What another data type changes on the same examples.
+    """The effect of another data type, on the same examples.
 
     Attributes:
         data: A description of the examples.
-        examples: How many.
+        examples: Number of examples.
         before: Metrics of the source.
         after: Metrics of the new folder.
-        changed: How many examples get another label.
+        changed: Number of examples whose predicted label changes.
         max_change: The largest change of a probability.
         mean_change: The mean change of a probability.
     """
@@ -74,12 +74,12 @@ def quantize_model(
         source: The model's folder.
         out: Another folder; its name is the new model's.
         weights: One of `PRECISIONS`.
-        predict: Predicts the examples.
+        predict: Predicts for the N examples.
         truth: int (N,), their labels.
         data: A description of the examples.
 
     Raises:
-        ModelInvalid: The source has no weights that can be read.
+        ModelInvalid: The weights of the source cannot be read.
     """
     before, file = predict(source), find_weights(source)
     convert_weights(source, out, weights)
@@ -100,7 +100,7 @@ def quantize_model(
 def convert_weights(source: Path, out: Path, weights: str) -> None:
     """Write a model's folder with weights of another data type, and the source's model.json."""
     file = find_weights(source)
-    # To float32 first: the source may be in half precision.
+    # To float32 first, since the source may be in half precision.
     full = {name: t.float() if t.is_floating_point() else t for name, t in dequantize(read_weights(file)).items()}
     state = PRECISIONS[weights](full)
     out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def convert_weights(source: Path, out: Path, weights: str) -> None:
 
 
 def precision_of(file: Path) -> str:
-    """Return the data type, of `PRECISIONS`, in which most of a weights file is stored."""
+    """Return the data type, one of `PRECISIONS`, of most of the weights in a file."""
     weights = read_weights(file)
     if any(
         name.endswith(SCALE_SUFFIX) and weights.get(name.removesuffix(SCALE_SUFFIX), torch.empty(0)).dtype == torch.int8
@@ -139,11 +139,11 @@ def _card_of(folder: Path) -> dict[str, Any]:
 
 
 def _write_report(source: Path, out: Path, report: QuantizationReport) -> None:
-    """Add the report to model.json and CARD.md. The source's metrics stay, marked as those of its own weights."""
+    """Add the report to model.json and CARD.md. The source's metrics are kept, marked with their data type."""
     card = _card_of(out)
-    command = f"python -m moodreel.training export {source.name} --out DIR --weights {report.after.precision}"
-    command += " --data NAME:PATH"
-    stated = {"data": f"{report.data}, {report.examples}", "weights": report.after.precision, "command": command}
+    weights = report.after.precision
+    command = f"python -m moodreel.training export {source.name} --out DIR --weights {weights} --data NAME:PATH"
+    stated = {"data": f"{report.data}, {report.examples}", "weights": weights, "command": command}
     pairs = {
         "accuracy": (report.before.accuracy, report.after.accuracy),
         "mean recall": (report.before.mean_recall, report.after.mean_recall),
@@ -153,7 +153,7 @@ def _write_report(source: Path, out: Path, report: QuantizationReport) -> None:
         *({**metric, "weights": metric.get("weights", report.before.precision)} for metric in card.get("metrics", ())),
         *(
             {
-                "name": f"{name}, {report.after.precision}",
+                "name": f"{name}, {weights}",
                 "value": round(after, 4),
                 "before": round(before, 4),
                 **stated,

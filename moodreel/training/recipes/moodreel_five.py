@@ -1,6 +1,6 @@
 """Make the default model from a trained frame network: five labels, pooled over the frames of a clip.
 
-Nothing is trained. `calibrate` fits its priors and temperatures on labeled pictures and clips afterwards.
+Nothing is trained. Afterwards, the command `calibrate` fits the model's priors on labeled images and clips.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from moodreel.training.recipes.face_recipe import (
 
 @dataclass(frozen=True)
 class FramePoolingOptions(Options):
-    """Options of the frame-pooling recipe beside the shared ones."""
+    """Options of the frame-pooling recipe besides the shared ones."""
 
     frame: str = option("face-expression", "the frame network, by folder or name in the store", kind=MODEL)
 
@@ -51,14 +51,14 @@ class FramePoolingRecipe(FaceRecipe):
     def train(self, request: RunRequest[FramePoolingOptions]) -> TrainedModel:
         """Assemble the network, and fit its temperature on the images that the frame network held out."""
         frame = _load_frame_network(request)
-        own = {key: value for key, value in frame.info.card.arguments.items() if key != "classes"}
-        network = FramePoolingNet(frame=own).eval()
+        arguments = {key: value for key, value in frame.info.card.arguments.items() if key != "classes"}
+        network = FramePoolingNet(frame=arguments).eval()
         network.frame.load_state_dict(frame.network.state_dict())
         network.to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         temperature = _fit_temperature(request, network)
         fields = request.model_fields(
             FIVE,
-            {"frame": own},
+            {"frame": arguments},
             input=f"of each frame {CROP_INPUTS[network.crop_kind]}; any number of frames from 1; the logits of a clip "
             "are the mean of the log-probabilities of the frames in which the face was found",
             normalization="that of the frame network, within it",
@@ -82,6 +82,6 @@ def _fit_temperature(request: RunRequest[Any], network: FramePoolingNet) -> floa
     crops = [crop_image(split.images.images[row], landmarks[row], network.crop_kind) for row in rows]
     images = torch.from_numpy(np.stack(crops)).to(next(network.parameters()).device)
     with torch.inference_mode():
-        # Mirrored too, as a single image is served.
+        # Averaged with the mirror image, as for a single image in the service.
         logits = network.frame.predict_batched(images) + network.frame.predict_batched(images.flip(2))
         return fit_temperature(network.merge_logits(logits / 2).cpu(), torch.from_numpy(split.images.truth[rows]))

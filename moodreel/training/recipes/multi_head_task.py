@@ -1,4 +1,4 @@
-"""The task of predicting what the labelers of several conventions call a face crop, with one head for each."""
+"""Define the task of classifying face crops by several labeling conventions, with one head for each."""
 
 # ruff: noqa: RUF009 -- option() returns dataclasses.field()
 
@@ -21,16 +21,16 @@ from moodreel.training.experiment.config import TrainConfig
 from moodreel.training.experiment.options import MODEL, PATH, Options, option
 
 HEADS = ("ferplus", "fer2013", "webfaces", "muxspace")
-"""The conventions: FER+'s votes, FER2013's labels of the same images, and the labels of two other sets."""
+"""The labeling conventions: FER+'s votes, FER2013's labels of the same images, and the labels of two other sets."""
 LOSS_WEIGHTS = (1.0, 0.5, 1.0, 0.5)
 """Weight of each head in the loss: FER2013's and muxspace's labels are noisy."""
 
 
 @dataclass(frozen=True)
 class MultiHeadOptions(Options):
-    """Options of the multi-head recipe beside the shared ones.
+    """Options of the multi-head recipe besides the shared ones.
 
-    The weights of the heads and tau change the network's output, not what it is trained on.
+    The weights of the heads and tau change the network's output, but not its training.
     """
 
     ferplus_weight: float = option(0.2, "weight of the head of FER+'s votes in the output", "[0, 1]", old="ferplus")
@@ -40,8 +40,8 @@ class MultiHeadOptions(Options):
         0.3, "weight of the head of muxspace's labels in the output", "[0, 1]", old="muxspace"
     )
     tau: float = option(0.0, "strength of the logit adjustment for the label frequencies", "[0, 1]")
-    webfaces_share: float = option(0.3, "share of a batch that is of webfaces", "[0, 1)")
-    muxspace_share: float = option(0.2, "share of a batch that is of muxspace", "[0, 1)")
+    webfaces_share: float = option(0.3, "fraction of a batch that comes from webfaces", "[0, 1)")
+    muxspace_share: float = option(0.2, "fraction of a batch that comes from muxspace", "[0, 1)")
     pretrained: Path | None = option(
         None, "file of EfficientNet-Lite0's ImageNet weights; default: that of the installed package", kind=PATH
     )
@@ -49,10 +49,10 @@ class MultiHeadOptions(Options):
     distill_weight: float = option(0.5, "fraction of each target that the teacher makes up", "[0, 1]", old="distilled")
 
     def __post_init__(self) -> None:
-        """Check that FER+ has a share of the batches, too."""
+        """Check that a part of each batch is left for FER+."""
         super().__post_init__()
         if (total := self.webfaces_share + self.muxspace_share) >= 1:
-            raise DataInvalid(f"--webfaces-share and --muxspace-share must be below 1 together; they are {total:g}.")
+            raise DataInvalid(f"--webfaces-share and --muxspace-share must add up to less than 1, not {total:g}.")
 
     @property
     def head_weights(self) -> list[float]:
@@ -62,13 +62,13 @@ class MultiHeadOptions(Options):
 
 @dataclass(frozen=True, eq=False)
 class LabeledCrops:
-    """Crops of one source to train on.
+    """Training crops of one source.
 
     Attributes:
         crops: uint8 (N, ...), as the network reads them.
-        targets: float32 (N, H, C); zeros where a head has no label for the crop.
-        weights: float64 (N,), how often each crop is sampled; they add up to 1.
-        share: Share of a batch that is of this source.
+        targets: float32 (N, H, C), probabilities of the labels; zeros where a head has no label for the crop.
+        weights: float64 (N,), the probability that each crop is drawn; they add up to 1.
+        share: Fraction of a batch from this source; the first source fills the rest.
     """
 
     crops: np.ndarray
@@ -82,7 +82,7 @@ class LabeledCrops:
 
 @dataclass(frozen=True, eq=False)
 class ValidationCrops:
-    """Crops held out from training.
+    """Held-out crops.
 
     Attributes:
         crops: uint8 (M, ...).
@@ -99,8 +99,8 @@ class CropBatch:
 
     Attributes:
         crops: uint8 (B, ...), augmented.
-        targets: float32 (B, H, C), each head's weighted by its weight in the loss.
-        mixup: The fraction that each crop keeps, and the rows (B,) of those it is mixed with; None for no mixup.
+        targets: float32 (B, H, C), those of each head times its weight in the loss.
+        mixup: The weight of each crop, and the row of the crop that it is mixed with, (B,); None for no mixup.
     """
 
     crops: torch.Tensor
@@ -113,10 +113,10 @@ class MultiHeadTask(Task):
     """Train each head on the labels of its convention.
 
     Attributes:
-        network: With a head for each of `HEADS`.
-        sources: Crops to train on.
+        network: A network with a head for each of `HEADS`.
+        sources: Training crops of each source.
         validation: Crops to evaluate on during training, by the name of their source.
-        config: Of the loop.
+        config: Options of the training loop.
     """
 
     network: MultiHeadFaceNet
@@ -124,20 +124,20 @@ class MultiHeadTask(Task):
     validation: dict[str, ValidationCrops]
     config: TrainConfig
     monitor = "uar_five"
-    _on_device: list[torch.Tensor] = field(default_factory=list, init=False)
+    _crops: list[torch.Tensor] = field(default_factory=list, init=False)
 
     def setup(self, device: torch.device) -> None:
         """Put gray crops on the device, where they are augmented; color crops are augmented on the CPU."""
         super().setup(device)
         gray = self.sources[0].crops.ndim == 3
-        self._on_device = [torch.from_numpy(each.crops).to(device if gray else "cpu") for each in self.sources]
+        self._crops = [torch.from_numpy(each.crops).to(device if gray else "cpu") for each in self.sources]
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> CropBatch:
         """Return a batch."""
         config, total = self.config, self.config.batch_size
         counts = [round(total * each.share) for each in self.sources[1:]]
         crops, targets = [], []
-        for labeled, stored, count in zip(self.sources, self._on_device, (total - sum(counts), *counts), strict=True):
+        for labeled, stored, count in zip(self.sources, self._crops, (total - sum(counts), *counts), strict=True):
             rows = torch.from_numpy(rng.choice(len(labeled), count, p=labeled.weights))
             crops.append(stored[rows])
             targets.append(labeled.targets[rows])
@@ -148,7 +148,7 @@ class MultiHeadTask(Task):
         )
 
     def _weighted(self, targets: torch.Tensor) -> torch.Tensor:
-        """Smooth the targets, and weigh those of each head; a head without a label stays at zero."""
+        """Smooth the targets, and weight those of each head; a head without a label keeps zeros."""
         smoothing = self.config.label_smoothing
         weights = (targets.sum(dim=2, keepdim=True) > 0) * targets.new_tensor(LOSS_WEIGHTS)[:, None]
         return weights * (targets * (1 - smoothing) + smoothing / targets.shape[2])
@@ -163,14 +163,14 @@ class MultiHeadTask(Task):
         if batch.mixup:
             share, partner = batch.mixup
             crops = share * crops + (1 - share) * crops[partner]
-            # Linear in the targets, so crops whose labels are for different heads can be mixed.
+            # The loss is linear in the targets, so crops with labels for different heads can be mixed.
             targets = share * targets + (1 - share) * targets[partner]
         log_probs = self.network(crops).float().log_softmax(dim=2)
         loss: torch.Tensor = -(targets * log_probs).sum() / len(crops)
         return loss
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
-        """Evaluate on the validation data: mean recall in five classes, of each source and their mean."""
+        """Compute the mean recall in five classes on validation crops, of each source and averaged over the sources."""
         network = cast(MultiHeadFaceNet, self.eval_network)
         recalls = {}
         for name, data in self.validation.items():

@@ -1,4 +1,4 @@
-"""The table of the tasks that presets name, each with its recipe; and the configuration that a preset makes."""
+"""The recipe of each task that presets name, and the configuration of a preset."""
 
 from collections.abc import Mapping
 from dataclasses import fields, replace
@@ -34,7 +34,7 @@ def configure(preset: Preset, values: Mapping[str, Any] | None = None) -> tuple[
     """Return a preset's configuration and task options, with some values replaced.
 
     Raises:
-        DataInvalid: A value is out of its range, or no option of the preset's task.
+        DataInvalid: A value is out of its range, or a name is not an option of the preset's task.
     """
     recipe, values = RECIPES[preset.task], values or {}
     task_options = {each.name for each in fields(recipe.options)}

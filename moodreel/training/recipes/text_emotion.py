@@ -1,11 +1,10 @@
-"""Train MiniLM on GoEmotions. Reads from top to bottom.
+"""Train MiniLM on GoEmotions.
 
-1. Tokenize the texts, as serving does.
+1. Tokenize the texts, as the service does.
 2. Train from pretrained weights, on the 28 labels and the seven classes at once, with a moving average of the weights.
-3. On validation texts calibrate each label and choose its threshold.
-4. Write the model's folder, and measure it with weights of every data type.
+3. On validation texts, calibrate each label and choose its threshold.
+4. Write the model's folder, and measure the model with weights of every data type.
 """
-
 
 # ruff: noqa: RUF009 -- option() returns dataclasses.field()
 
@@ -70,14 +69,14 @@ class TextTaskOptions(Options):
         0.9, "learning rate of each layer, relative to the layer above", "(0, 1]", old="layer-decay"
     )
     fine_label_weight: float = option(
-        0.5, "weight of the 28 labels' loss beside the seven classes'", "[0, inf)", old="finer"
+        0.5, "weight of the loss of the 28 labels, relative to that of the seven classes", "[0, inf)", old="finer"
     )
-    max_tokens: int = option(96, "tokens of a text to train on", "[2, inf)", old="longest")
+    max_tokens: int = option(96, "tokens after which a training text is truncated", "[2, inf)", old="longest")
 
 
 @dataclass(frozen=True)
 class TextOptions(TextTaskOptions):
-    """Options of the text recipe beside the shared ones."""
+    """Options of the text recipe besides the shared ones."""
 
     pretrained: Path | None = option(
         None, "folder of MiniLM's weights and tokenizer; default: those of the installed package", kind=PATH
@@ -99,11 +98,11 @@ class TrainedTextModel:
     """A trained text classifier and its calibration.
 
     Attributes:
-        network: In eval mode.
-        tokenizer: Of the pretrained weights.
-        temperatures: By label.
-        offsets: By label.
-        thresholds: By label.
+        network: The network, in eval mode.
+        tokenizer: The tokenizer of the pretrained weights.
+        temperatures: Temperature of each label.
+        offsets: Offset of each label's logit.
+        thresholds: Probability from which each label is reported.
         curve: Macro-F1 on the validation texts, after each epoch.
     """
 
@@ -173,7 +172,7 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
     held_out = holdout_mask(len(texts.texts), config.val_fraction, config.seed)
     train, val = add_soft_labels(options, texts).select(~held_out), texts.select(held_out)
     network = build_network(texts.groups, request.model, pretrained)
-    others = read_other_weights(network, options.average_with)  # before hours of training
+    others = read_other_weights(network, options.average_with)  # errors come before hours of training
     init_head_bias(network.head, train)
     history = fit_labels(request, MultiLabelTextTask, network, tokenizer, train, val)
     average_weights(network, others)
@@ -188,16 +187,16 @@ def train_text(request: RunRequest[TextOptions], texts: Texts, pretrained: Path)
 
 def fit_labels(
     request: "RunRequest[TextTaskOptions]",
-    kind: "type[MultiLabelTextTask]",
+    task_class: "type[MultiLabelTextTask]",
     network: TextClassifier,
     tokenizer: Tokenizer,
     train: Texts,
     val: Texts,
 ) -> TrainingHistory:
-    """Train a network on the labels of texts, by a task of some kind."""
+    """Train a network on the labels of texts, with a task of a class."""
     network.to(request.device)
     tokens, val_tokens = (tokenize(tokenizer, part.texts, request.options.max_tokens) for part in (train, val))
-    task = kind(network, tokens, train, val_tokens, val.classes, request.config, request.options)
+    task = task_class(network, tokens, train, val_tokens, val.classes, request.config, request.options)
     examples = {"train": len(tokens), "val": len(val_tokens)}
     return request.fit(task, [task.phase()], task.trainer_config(), labels=EKMAN, examples=examples)
 
@@ -206,7 +205,7 @@ def add_soft_labels(options: TextOptions, texts: Texts) -> Texts:
     """Mix the labels with a teacher's probabilities (Hinton et al. 2015, arXiv:1503.02531).
 
     Raises:
-        DataInvalid: The file cannot be read, or the probabilities are not those of these texts.
+        DataInvalid: The file cannot be read, or its shape does not match the texts and labels.
     """
     if options.soft_labels is None:
         return texts
@@ -226,14 +225,14 @@ def read_other_weights(network: MiniLM, folders: Sequence[Path]) -> list[dict[st
     """Read the weights of models to average with.
 
     Raises:
-        ModelInvalid: A folder holds no weights that can be read.
-        DataInvalid: They are those of another network.
+        ModelInvalid: The weights of a folder cannot be read.
+        DataInvalid: The weights are of another network.
     """
     shapes = {name: tensor.shape for name, tensor in network.state_dict().items()}
     states = [dequantize(read_weights(folder / WEIGHTS_FILE)) for folder in folders]
     for folder, state in zip(folders, states, strict=True):
         if {name: tensor.shape for name, tensor in state.items()} != shapes:
-            raise DataInvalid(f"{folder} holds another network's weights. Train it by the same recipe.")
+            raise DataInvalid(f"{folder} holds the weights of another network. Train it with the same recipe.")
     return states
 
 
@@ -267,7 +266,7 @@ def write_text_model(out: Path, trained: TrainedTextModel, recipe: dict[str, Any
 
 
 def tokenize(tokenizer: Tokenizer, texts: tuple[str, ...], max_tokens: int) -> TokenIds:
-    """Return the token ids of texts, of each the first `max_tokens`; few comments have more."""
+    """Return the token ids of texts, truncated to `max_tokens`; few comments are longer."""
     tokenizer.no_padding()
     tokenizer.enable_truncation(max_tokens)
     return [np.array(encoded.ids) for encoded in tokenizer.encode_batch([normalize_text(text) for text in texts])]
@@ -281,7 +280,7 @@ def predict(network: TextClassifier, tokens: TokenIds, config: TrainConfig) -> t
 def run_batches(
     network: TextClassifier, function: Callable[[torch.Tensor], torch.Tensor], tokens: TokenIds, config: TrainConfig
 ) -> torch.Tensor:
-    """Return what a function of the network, in eval mode, gives for each text: float32 (N, …), on the CPU."""
+    """Apply a function of the network, in eval mode, to all texts in batches. Returns float32 (N, …), on the CPU."""
     network.eval()
     device, batch_size = next(network.parameters()).device, 2 * config.batch_size
     order = np.argsort([len(row) for row in tokens], kind="stable")
@@ -294,10 +293,10 @@ def run_batches(
 
 
 def pad(rows: TokenIds, pad_id: int = 0) -> torch.Tensor:
-    """Return token ids (N, T), with `pad_id` after the end of a text."""
+    """Return token ids, int64 (N, T), with `pad_id` after the end of a text."""
     ids = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
-    for to, row in zip(ids, rows, strict=True):
-        to[: len(row)] = row
+    for padded, row in zip(ids, rows, strict=True):
+        padded[: len(row)] = row
     return torch.from_numpy(ids)
 
 
@@ -306,13 +305,13 @@ class MultiLabelTextTask(Task):
     """Train on the 28 labels and the seven classes at once; evaluate after each epoch.
 
     Attributes:
-        network: Predicts both.
-        tokens: N texts to train on.
-        texts: The same, with their labels.
-        val_tokens: M texts.
-        val_truth: float32 (M, 7).
-        config: Of the loop.
-        options: Of the task.
+        network: The network, which predicts both.
+        tokens: Token ids of the N training texts.
+        texts: The training texts with their labels.
+        val_tokens: Token ids of the M validation texts.
+        val_truth: float32 (M, 7), their classes.
+        config: Options of the training loop.
+        options: Options of the task.
     """
 
     network: TextClassifier
@@ -390,7 +389,7 @@ def _calibrated_metrics(probabilities: torch.Tensor, truth: np.ndarray) -> Multi
 
 
 def _make_batches(tokens: TokenIds, batch_size: int, rng: np.random.Generator) -> list[np.ndarray]:
-    """Return shuffled batches of texts of about one length, which need little padding."""
+    """Return shuffled batches of texts of similar length, which need little padding."""
     order = rng.permutation(len(tokens))
     chunks = np.array_split(order, max(1, len(order) // (50 * batch_size)))
     order = np.concatenate([chunk[np.argsort([len(tokens[i]) for i in chunk], kind="stable")] for chunk in chunks])
@@ -403,7 +402,7 @@ def _by_label(values: Sequence[float] | np.ndarray) -> dict[str, float]:
 
 
 def _sizes(request: RunRequest[TextOptions], trained: TrainedTextModel, data: Path) -> list[dict[str, Any]]:
-    """Return size and metrics of the network with weights of every data type, and of the models to compare with."""
+    """Return size and metrics of the network in every data type of weights, and of the models to compare with."""
     depth = len(trained.network.layers)
     with tempfile.TemporaryDirectory() as scratch:
         folders = {f"{depth} layers, {weights}": Path(scratch, weights) for weights in PRECISIONS}

@@ -1,4 +1,4 @@
-"""Train a teacher for the text recipe: fine-tune MPNet on GoEmotions, and write its probabilities as soft labels.
+"""Train a teacher for the text recipe: fine-tune MPNet on GoEmotions, and write its predictions as soft labels.
 
 MPNet (Song et al. 2020, arXiv:2004.09297) has five times as many parameters as MiniLM, too many to be served on a CPU.
 """
@@ -46,13 +46,13 @@ SOFT_LABELS = "soft_labels.npy"
 
 @dataclass(frozen=True)
 class TextTeacherOptions(TextTaskOptions):
-    """Options of the teacher beside the shared ones."""
+    """Options of the teacher besides the shared ones."""
 
     pretrained: Path | None = option(None, "folder of MPNet's weights and tokenizer", kind=PATH)
 
 
 class TextTeacherRecipe(Recipe):
-    """Trains a teacher, and writes what it says about the training texts. It writes no model."""
+    """Trains a teacher, and writes its probabilities for the training texts, but no model."""
 
     options = TextTeacherOptions
     uses = TextRecipe.uses - {"weights"}
@@ -84,18 +84,18 @@ def _run(request: RunRequest[TextTeacherOptions], texts: Texts, pretrained: Path
 
 
 class MPNetClassifier(TextClassifier):
-    """MPNet, the mean of its last layer over all tokens, and a logit for each of the 28 labels and seven classes."""
+    """MPNet with a linear head for the 28 labels and seven classes, on the mean of the last layer over all tokens."""
 
     def __init__(self, groups: tuple[int, ...], pretrained: Path, *, dropout: float) -> None:
-        """Load the pretrained weights; the embeddings of tokens and positions stay as they are.
+        """Load the pretrained weights; the embeddings of tokens and positions are frozen.
 
         Args:
             groups: The class of each of the 28 labels.
             pretrained: The folder of model.safetensors and config.json.
-            dropout: Of the classifier.
+            dropout: Dropout before the head.
 
         Raises:
-            DataInvalid: The folder holds no MPNet.
+            DataInvalid: The folder does not hold an MPNet.
         """
         body = _load_mpnet(pretrained)
         longest, pad_id = body.config.max_position_embeddings, cast(int, body.config.pad_token_id)
@@ -124,21 +124,21 @@ class MPNetClassifier(TextClassifier):
 def _load_mpnet(folder: Path) -> "MPNetModel":
     from transformers import MPNetModel
 
-    wanted = f"{folder} holds no MPNet: it needs model.safetensors, config.json and {TOKENIZER_FILE}."
+    message = f"{folder} does not hold an MPNet: it needs model.safetensors, config.json and {TOKENIZER_FILE}."
     try:
         loaded = MPNetModel.from_pretrained(
             folder, add_pooling_layer=False, attn_implementation="eager", output_loading_info=True
         )
     except (OSError, ValueError, RuntimeError) as error:
-        raise DataInvalid(wanted) from error
+        raise DataInvalid(message) from error
     body, info = cast("tuple[MPNetModel, dict[str, object]]", loaded)
-    if info["missing_keys"]:  # transformers would fill them by chance
-        raise DataInvalid(wanted)
+    if info["missing_keys"]:  # transformers would initialize them at random
+        raise DataInvalid(message)
     return body
 
 
 class TeacherTask(MultiLabelTextTask):
-    """Train on the sum of the losses of all labels."""
+    """Train on the sum over the labels of their losses, where `MultiLabelTextTask` takes the mean."""
 
     def lr_scales(self) -> dict[str, float]:
         """Return the factors of the learning rate: the nearer a layer is to the embeddings, the lower."""
