@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # Set moodreel up and serve it, or test it.
 #
-#   ./init.sh             serve: in Docker where an engine runs, else in a virtual environment
+#   ./init.sh             serve: in Docker if an engine runs, otherwise in a virtual environment
 #   ./init.sh --local     serve from a virtual environment (.venv)
 #   ./init.sh --docker    serve from a Docker image
-#   ./init.sh setup       only install and make .env, such as for a systemd unit
+#   ./init.sh setup       only install and make .env, for example for a systemd unit
 #   ./init.sh test        set up, run scripts/check, then the whole test suite; further arguments go to pytest
 #
 # Settings come from the environment, then from .env. If there is no .env, it is made from .env.example.
-# Steps that were done before are skipped.
+# Steps that are already done are skipped.
 set -euo pipefail
 trap 'exit 130' INT  # pip ends by itself at Ctrl-C, and bash would go on with the next command
 cd "$(dirname "$0")"
@@ -76,7 +76,7 @@ make_venv() {
     say "Making a virtual environment in .venv"
     "$PYTHON" -m venv --clear .venv
   fi
-  say "Installing $1 (some minutes the first time)"
+  say "Installing $1 (a few minutes the first time)"
   install_torch
   # Every package at the version and with the hashes of the lock; then what only tests need.
   .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-lock.txt
@@ -87,7 +87,7 @@ make_venv() {
 
 make_env_file() {
   [ -f .env ] && return
-  say "Making .env with a fresh API key"
+  say "Making .env with a new API key"
   local key
   key=$(head -c 24 /dev/urandom | base64 | tr '+/' '-_')
   (umask 077 && sed "s|^API_KEY=.*|API_KEY=$key|" .env.example >.env)
@@ -137,7 +137,7 @@ except SettingsError as error: raise SystemExit(f"init.sh: {error}")'
 
 serve_docker() {
   make_env_file
-  say "Building the image (some minutes the first time)"
+  say "Building the image (a few minutes the first time)"
   docker build -q -t moodreel --build-arg TORCH_INDEX_URL="$(setting TORCH_INDEX_URL)" \
     --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" . >/dev/null
   print_example

@@ -22,7 +22,7 @@ from moodreel.storage.objects import StoredFile
 
 HEADERS = {
     "Server-Timing": {
-        "description": "Milliseconds by stage. `cache`: an analysis of the same bytes was found, and none was made.",
+        "description": "Milliseconds by stage. `cache`: an earlier analysis of the same bytes was used.",
         "schema": {"type": "string"},
         "example": "decode;dur=61.2, faces;dur=190.4, model;dur=4.1",
     },

@@ -128,10 +128,10 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
         todo = "Make one with: openssl rand -hex 24."
         yield Finding(WARN, "API_KEY", f"{', '.join(short)} has fewer than {MIN_KEY_CHARACTERS} characters. {todo}")
     if len(set(settings.api_key)) < len(settings.api_key):
-        yield Finding(WARN, "API_KEY", "has a key twice. Remove one.")
+        yield Finding(WARN, "API_KEY", "contains a key twice. Remove one.")
     dotenv = Path(".env")
     if dotenv.exists() and dotenv.stat().st_mode & 0o077:
-        yield Finding(WARN, ".env", "can be read by other users of this host. chmod 600 .env")
+        yield Finding(WARN, ".env", "other users of this host can read it. Run: chmod 600 .env")
     yield Finding(OK, "API_KEY", f"{len(settings.api_key)} in use")
 
 

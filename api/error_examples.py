@@ -1,9 +1,9 @@
 """Examples of error details, by code, for the OpenAPI document. Each is a sentence that the service sends."""
 
 ERROR_EXAMPLES = {
-    "bad_request": "This is no request of HTTP/1.0 or 1.1. Correct the method, address and version in its first line.",
+    "bad_request": "This is not an HTTP/1.0 or 1.1 request. Correct the method, address and version in its first line.",
     "bad_json": 'The body is empty. Send a JSON object, such as {"encoding": "base64", "content": "…"}.',
-    "bad_date": "Send the header date, or x-date from a browser, in ISO 8601 with a zone, such as "
+    "bad_date": "Send the date header, or x-date from a browser, in ISO 8601 with a zone, such as "
     "2025-08-16T12:34:56Z.",
     "bad_header": "x-client-id takes at most 128 printable characters.",
     "ambiguous_filters": "Send the filters as a query string or as a JSON body, not both.",
@@ -11,27 +11,27 @@ ERROR_EXAMPLES = {
     "invalid_token": "The token is not valid for this service. Sign in again and send the new one.",
     "token_expired": "The token has expired. Sign in again, or refresh tokens before they expire.",
     "forbidden": "This needs an API key, or a token with the role ADMIN.",
-    "noncommercial_model": "The weights of 'audio-visual' are not for commercial use. Leave model out; or whoever runs "
-    "this service may allow them with NONCOMMERCIAL_MODELS=1.",
+    "noncommercial_model": "The weights of 'audio-visual' are not for commercial use. Leave model out, or ask "
+    "the operator of this service to set NONCOMMERCIAL_MODELS=1.",
     "not_found": "There is nothing at this address. /openapi.json lists all addresses.",
     "method_not_allowed": "This address does not support the method. The Allow header lists the methods that it "
     "supports.",
     "requested_range_not_satisfiable": "The file is shorter than the range. Content-Range has its length: ask for "
     "less, or leave Range out.",
     "uri_too_long": "The first line of the request has more than 8,190 bytes. Send the options in the body.",
-    "expectation_failed": "The header Expect takes only 100-continue. Send it so, or leave it out.",
+    "expectation_failed": "The Expect header supports only 100-continue. Send that, or leave the header out.",
     "headers_too_large": "There are more than 100 headers, or one has more than 8,190 bytes. Send fewer or shorter "
     "ones.",
-    "not_implemented": "The header Transfer-Encoding takes only chunked. Send it so, or leave it out.",
-    "companion_off": "The companion is off. Whoever runs this service may set LLM_BASE_URL and LLM_MODEL.",
-    "companion_bad_answer": "The companion's model sent no answer that can be read. Try again.",
+    "not_implemented": "The Transfer-Encoding header supports only chunked. Send that, or leave the header out.",
+    "companion_off": "The companion is off. The operator of this service can set LLM_BASE_URL and LLM_MODEL.",
+    "companion_bad_answer": "The companion's model sent no usable answer. Try again.",
     "companion_timeout": "The companion's model took too long. Try again, or write less.",
     "companion_unavailable": "The companion's model cannot be reached now. Try again in a minute.",
     "client_closed_request": "The caller closed the connection.",
     "not_started": "Send control with the action start before the first frame.",
     "request_in_progress": "The call with this Idempotency-Key is not answered yet. Wait a little.",
-    "too_large": "The body may have 101 MB. Send a shorter clip, or compress it to 720p first: a minute of 1080p is "
-    "some 130 MB, of 720p some 60 MB. As base64 it is a third larger than as a form.",
+    "too_large": "The body may have at most 101 MB. Send a shorter clip, or compress it to 720p first: a minute of "
+    "1080p is about 130 MB, a minute of 720p about 60 MB. Base64 is a third larger than a form.",
     "video_too_long": "The video runs longer than 60 seconds or 3600 frames. Send a shorter one.",
     "video_too_big": "A frame has more than 8294400 pixels. Record at a lower size and send it again.",
     "picture_too_big": "The picture has more than 40000000 pixels. Make it smaller and send it again.",
@@ -41,7 +41,7 @@ ERROR_EXAMPLES = {
     "invalid_request": "encoding: Missing data for required field. Correct it and send it again.",
     "bad_base64": "content is not base64. Encode the whole file as it is.",
     "video_corrupt": "The video is damaged or incomplete: nothing in it can be decoded. Send it again.",
-    "video_too_short": "The video holds not one frame. Record at least a second and send it again.",
+    "video_too_short": "The video has no frames. Record at least a second and send it again.",
     "picture_corrupt": "The picture is damaged or incomplete and cannot be read. Send it again.",
     "text_empty": "There are no words in the text. Send some, or an emoji.",
     "no_face": "No face was found in the clip. Hold the camera at arm's length, facing you, in good light.",
@@ -50,15 +50,15 @@ ERROR_EXAMPLES = {
     "the microphone on.",
     "idempotency_key_reused": "This Idempotency-Key was used for another call. Make a new key for each call, and keep "
     "it when you repeat one.",
-    "upgrade_required": "This address takes WebSockets, version 13: connect to it by ws:// or wss://. POST /api/text "
-    "takes calls.",
-    "rate_limited": "One caller may make 60 requests a minute. Wait as many seconds as Retry-After says.",
+    "upgrade_required": "This address accepts only WebSockets, version 13: connect with ws:// or wss://. For HTTP, "
+    "use POST /api/text.",
+    "rate_limited": "Each caller may make 60 requests a minute. Wait the number of seconds in Retry-After.",
     "internal": "Something went wrong on the server. Try again. If it happens again, report the request_id.",
     "overloaded": "Too many requests are being processed. Try again in a few seconds.",
     "not_ready": "The call log cannot be written: the disk is full. 12 rows wait.",
-    "log_unavailable": "No call is answered now, because it could not be logged. Try again soon.",
-    "keys_unavailable": "The token cannot be verified now, as its issuer does not answer. Try again soon.",
+    "log_unavailable": "Calls are refused now, because the call log cannot be written. Try again soon.",
+    "keys_unavailable": "The token cannot be verified now, because its issuer does not answer. Try again soon.",
     "storage_unavailable": "The history is not available right now. Try again in a minute.",
-    "model_missing": "No model that sees and hears is set up here. Whoever runs this service may name one with "
-    "CHECKPOINT_PATH, or set EMO_MOCK=1 to try clients without one; until then /predict answers from faces.",
+    "model_missing": "This service has no face-and-voice model. Its operator can name one with CHECKPOINT_PATH, or set "
+    "EMO_MOCK=1 to test clients without one. Until then, use /predict, which reads faces.",
 }

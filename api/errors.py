@@ -100,8 +100,8 @@ _MIN_VIDEO_BYTES = 1_000_000
 
 _INTERNAL = "Something went wrong on the server. Try again. If it happens again, report the request_id."
 _MODEL_INVALID = (
-    "The files of this model are damaged on the server. Choose another model, or leave model out. Whoever runs this "
-    "service finds in its log what to mend."
+    "The files of this model are damaged on the server. Choose another model, or leave model out. The operator of "
+    "this service finds the cause in its log."
 )
 
 
@@ -267,7 +267,7 @@ def _field_summary(fields: Mapping[str, object]) -> str:
 
 def _handle_http_error(error: HTTPException) -> Response:
     if isinstance(error, WebsocketMismatch):
-        return problem_response("not_found", "There is no WebSocket at this address. /api/ws takes texts.")
+        return problem_response("not_found", "There is no WebSocket at this address. The one for texts is /api/ws.")
     if error.code is None or error.code < 400:
         return error.get_response(request.environ)  # type: ignore[return-value]
     if error.code >= 500:
@@ -285,10 +285,10 @@ def _too_large() -> str:
     """Name the limit of the body, and what to do."""
     limit = request.max_content_length or 0
     if limit < _MIN_VIDEO_BYTES:
-        return f"The body may have {limit} bytes. Send a shorter one."
+        return f"The body may have at most {limit} bytes. Send a shorter one."
     return (
-        f"The body may have {limit / 1e6:.0f} MB. Send a shorter clip, or compress it to 720p first: a minute of 1080p "
-        "is some 130 MB, of 720p some 60 MB. As base64 it is a third larger than as a form."
+        f"The body may have at most {limit / 1e6:.0f} MB. Send a shorter clip, or compress it to 720p first: a minute "
+        "of 1080p is about 130 MB, a minute of 720p about 60 MB. Base64 is a third larger than a form."
     )
 
 

@@ -113,22 +113,22 @@ _REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
     (
         (http_errors.ExpectationFailed,),
         "expectation_failed",
-        "The header Expect takes only 100-continue. Send it so, or leave it out.",
+        "The Expect header supports only 100-continue. Send that, or leave the header out.",
     ),
     (
         (http_errors.UnsupportedTransferCoding,),
         "not_implemented",
-        "The header Transfer-Encoding takes only chunked. Send it so, or leave it out.",
+        "The Transfer-Encoding header supports only chunked. Send that, or leave the header out.",
     ),
     (
         (http_errors.InvalidHeader, http_errors.InvalidHeaderName, http_errors.ObsoleteFolding),
         "bad_header",
-        "A header is not valid HTTP: its name has a space, its value a line break, or it is there twice. Correct it.",
+        "A header is not valid HTTP: its name has a space, its value a line break, or it was sent twice. Correct it.",
     ),
     (
         (http_errors.ParseException,),
         "bad_request",
-        "This is no request of HTTP/1.0 or 1.1. Correct the method, address and version in its first line.",
+        "This is not an HTTP/1.0 or 1.1 request. Correct the method, address and version in its first line.",
     ),
 )
 """Exceptions of Gunicorn's parser, and the code and detail of the answer to each. The first match counts."""
@@ -291,7 +291,9 @@ def on_reload(server: "Arbiter") -> None:
     server.cfg.set("workers", 0)
     server.worker_age = age
     if any(map(_has_ended, new)):
-        server.log.error("moodreel goes on as it was: new workers cannot start. Mend what moodreel doctor finds.")
+        server.log.error(
+            "moodreel keeps running as before: new workers cannot start. Fix what moodreel doctor reports."
+        )
         for pid in new:
             server.kill_worker(pid, signal.SIGTERM)
             server.WORKERS.pop(pid).tmp.close()
@@ -317,14 +319,14 @@ def when_ready(server: "Arbiter") -> None:
         try:
             Settings.from_environment()
         except SettingsError as error:
-            server.log.error("moodreel goes on as it was: %s", error)
+            server.log.error("moodreel keeps running as before: %s", error)
             return
         try:
             server.app.reload()
         except SystemExit:
             # It cannot be run with the modules that this process has: it is of another version.
             server.app.cfg = server.cfg
-            server.log.error("moodreel goes on as it was: a new version needs a restart, not a reload.")
+            server.log.error("moodreel keeps running as before: a new version needs a restart, not a reload.")
             return
         age = server.worker_age
 

@@ -43,9 +43,11 @@ HISTORY_ID = "history_id"
 REPORT_SECONDS = 60.0
 """Time between two messages about failures."""
 
-RETRY_HEADER = {"Retry-After": {"schema": {"type": "integer"}, "description": "Seconds until to ask for the answer."}}
+RETRY_HEADER = {
+    "Retry-After": {"schema": {"type": "integer"}, "description": "Seconds to wait before asking for the answer."}
+}
 HEADERS = {
-    "Location": {"schema": {"type": "string"}, "description": "`/jobs/{id}`, which has the answer later."},
+    "Location": {"schema": {"type": "string"}, "description": "`/jobs/{id}`, where the answer will be."},
     "Preference-Applied": {"schema": {"type": "string"}, "example": "respond-async"},
     **RETRY_HEADER,
 }
@@ -84,7 +86,9 @@ def _accept() -> Response | None:
     with stage("body"):
         body = stream.read()
     if len(body) > (limit := services().settings.max_jobs_bytes):
-        detail = f"The body of a call that is answered later may have {limit} bytes. Send it without respond-async."
+        detail = (
+            f"The body of a call that is answered later may have at most {limit} bytes. Send it without respond-async."
+        )
         raise ApiError("too_large", detail)
     # A repeated call has another boundary between the parts of its form.
     boundary = request.mimetype_params.get("boundary", "").encode()
@@ -134,7 +138,7 @@ class JobRunner:
     def check_webhook(self, url: str) -> None:
         """Check the URL that a caller sent. Raises ApiError."""
         if self._sender is None:
-            raise ApiError("bad_header", "This service calls no webhook. Its operator can set WEBHOOK_HOSTS.")
+            raise ApiError("bad_header", "This service does not call webhooks. Its operator can set WEBHOOK_HOSTS.")
         self._sender.check(url)
 
     def add(self, owner: str, call: Mapping[str, object], body: bytes, webhook: str | None = None) -> str:

@@ -111,7 +111,7 @@ _PRINTABLE = {"type": "string", "pattern": "^[ -~]{0,128}$"}
 _VISIBLE = {"type": "string", "pattern": "^[!-~]{0,128}$"}
 _HEADERS: dict[str, tuple[str, Spec, str]] = {
     "date": (
-        "ISO 8601 with a zone, or an HTTP date. Required without `x-date`: no page in a browser can set `date`.",
+        "ISO 8601 with a zone, or an HTTP date. Required without `x-date`. Pages in a browser cannot set `date`.",
         _DATE_TIME,
         "2025-08-16T12:34:56Z",
     ),
@@ -123,8 +123,8 @@ _IDEMPOTENCY_KEY: Spec = {
     "in": "header",
     "name": "Idempotency-Key",
     "required": False,
-    "description": "A new UUID for each call, the same one when the call is repeated: the answer is then the first one,"
-    " with `Idempotency-Replayed: true` (draft-ietf-httpapi-idempotency-key-header-07).",
+    "description": "A new UUID for each call, and the same one when the call is repeated: the first answer is sent "
+    "again, with `Idempotency-Replayed: true` (draft-ietf-httpapi-idempotency-key-header-07).",
     "schema": {"type": "string", "pattern": "^[!#-~]{0,255}$"},
     "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
 }

@@ -38,8 +38,8 @@ _MAX_NAME, _MAX_NAMES = 64, 4
 _TEXT_PART = "The part is text. Send it as a file: with a filename in its Content-Disposition."
 _OTHER_FILE = "Only the part file is a file. Send an option as text: without a filename in its Content-Disposition."
 _NO_PARTS = (
-    "The form has no parts: its Content-Type has no boundary or another one, or it was cut off. Let your HTTP client "
-    "set that header."
+    "The form has no parts: the boundary in its Content-Type is missing or wrong, or the form was cut off. Let "
+    "your HTTP client set Content-Type."
 )
 _LARGE_FORM = (
     "The form has over 500 kB of text in a part, or over 1000 parts. Send it as a file: with a filename in its "
@@ -136,7 +136,7 @@ def read_json(example: str = _FILE_EXAMPLE, *, analyzed: bool = False) -> Mappin
     if analyzed:
         idempotency.begin([data])
     if _has_too_many_parts(data):
-        raise ApiError("bad_json", f"The body has far too many parts. Send a JSON object, such as {example}.")
+        raise ApiError("bad_json", f"The body has too many parts. Send a JSON object, such as {example}.")
     if not data:
         raise ApiError("bad_json", f"The body is empty. Send a JSON object, such as {example}.")
     try:
@@ -195,7 +195,7 @@ def _from_form(schema: FileSchema) -> Upload:
     if not files:
         raise ValidationError({"file": [_missing_file(fields)]})
     if len(files) > 1:
-        raise ValidationError({"file": [f"There are {len(files)}. Send one file a request."]})
+        raise ValidationError({"file": [f"There are {len(files)}. Send one file per request."]})
     return Upload(files[0], _load_form(schema, fields))
 
 
@@ -206,7 +206,11 @@ def _missing_file(fields: Mapping[str, str]) -> str:
     if not fields and not request.files:
         return _NO_PARTS
     names = ", ".join(name[:_MAX_NAME] for name in [*request.files][:_MAX_NAMES])
-    return f"The form has the file in another part: {names}. Name it file." if names else "The form has no such part."
+    return (
+        f"The form has the file in another part, {names}: name that part file."
+        if names
+        else "The form has no such part."
+    )
 
 
 def _load_form(schema: OptionsSchema, fields: Mapping[str, str]) -> LoadedData:

@@ -63,13 +63,13 @@ class WebhookSender:
         except ValueError:
             parts, host = SplitResult("", "", "", "", ""), None
         if len(url) > MAX_URL_LENGTH:
-            raise ApiError("bad_header", f"{HEADER} has {len(url)} characters; at most {MAX_URL_LENGTH} are taken.")
+            raise ApiError("bad_header", f"{HEADER} has {len(url)} characters; at most {MAX_URL_LENGTH} are allowed.")
         if not url.isascii() or not url.isprintable() or " " in url or parts.username:
             host = None
         if not host or not (parts.scheme == "https" or (parts.scheme == "http" and host in _LOCAL)):
-            raise ApiError("bad_header", f"{HEADER} takes the address of a webhook that begins with https://.")
+            raise ApiError("bad_header", f"{HEADER} must be the address of a webhook, and begin with https://.")
         if host not in self._names and not self._is_listed(host):
-            raise ApiError("bad_header", f"{HEADER} names no host that this service may call. Ask its operator.")
+            raise ApiError("bad_header", f"This service may not call the host in {HEADER}. Ask its operator.")
 
     def call_next(self, store: JobStore) -> bool:
         """Call the webhook that has been due for the longest. Returns False if none is due. Raises JobStoreError."""

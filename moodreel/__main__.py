@@ -36,13 +36,13 @@ SUBCOMMANDS = {
         "moodreel.cli.batch", "predict a whole folder or bucket of videos, on any machines", extra="batch"
     ),
     "serve": Subcommand("moodreel.cli.serve", "run the HTTP service", extra="server"),
-    "doctor": Subcommand("api.doctor", "check this host before it serves, and say what to do", extra="server"),
-    "logs": Subcommand("moodreel.storage.call_log_cli", "read, export, back up or prune the log of calls"),
+    "doctor": Subcommand("api.doctor", "check this host before serving, and say what to fix", extra="server"),
+    "logs": Subcommand("moodreel.storage.call_log_cli", "read, export, back up or prune the call log"),
     "train": _training("train a model"),
     "evaluate": _training("measure a model on a data set"),
     "calibrate": _training("fit the confidence of a face model on data sets"),
     "compare": _training("compare models on a data set"),
-    "explain": _training("show which pixels of a face decide an answer"),
+    "explain": _training("show which pixels of a face decided an answer"),
     "export": _training("write a smaller version of a model"),
     "extract": _training("cut faces out of videos for training"),
 }

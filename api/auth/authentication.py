@@ -207,9 +207,9 @@ def _check_date(request: Request, required: bool) -> None:
     name = next((name for name in ("x-date", "date") if request.headers.get(name)), None)
     example = "ISO 8601 with a zone, such as 2025-08-16T12:34:56Z"
     if name is None and required:
-        raise ApiError("bad_date", f"Send the header date, or x-date from a browser, in {example}.")
+        raise ApiError("bad_date", f"Send the date header, or x-date from a browser, in {example}.")
     if name is not None and not _is_date(request.headers[name].strip()):
-        raise ApiError("bad_date", f"The header {name} is no date in {example}.")
+        raise ApiError("bad_date", f"The {name} header is not a date in {example}.")
 
 
 def _is_date(value: str) -> bool:
@@ -235,7 +235,9 @@ def admit(caller: Caller) -> None:
     """
     limit, writer = _settings().rate_limit, services().call_log_writer
     if _settings().log_required and writer.failure(LOG_WAIT_SECONDS):
-        raise ApiError("log_unavailable", "No call is answered now, because it could not be logged. Try again soon.")
+        raise ApiError(
+            "log_unavailable", "Calls are refused now, because the call log cannot be written. Try again soon."
+        )
     if not limit:
         return
     now = datetime.now(UTC)
@@ -250,7 +252,7 @@ def admit(caller: Caller) -> None:
     if count > limit:
         raise ApiError(
             "rate_limited",
-            f"One caller may make {limit} requests a minute. Wait as many seconds as Retry-After says.",
+            f"Each caller may make {limit} requests a minute. Wait the number of seconds in Retry-After.",
             headers={"Retry-After": str(g.quota.reset_seconds)},
         )
 

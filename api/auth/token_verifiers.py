@@ -128,7 +128,8 @@ class TokenVerifier:
             raise _invalid("The token is not valid for this service. Sign in again and send the new one.") from error
         except KeysUnavailable as error:
             raise ApiError(
-                "keys_unavailable", "The token cannot be verified now, as its issuer does not answer. Try again soon."
+                "keys_unavailable",
+                "The token cannot be verified now, because its issuer does not answer. Try again soon.",
             ) from error
 
     def renew(self, token: Token, now: float | None = None) -> "RenewedToken":

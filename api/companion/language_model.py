@@ -134,4 +134,4 @@ def _problem(error: Exception) -> tuple[str, str]:
         return "companion_unavailable", "The companion's model cannot be reached now. Try again in a minute."
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
         return "companion_timeout", "The companion's model took too long. Try again, or write less."
-    return "companion_bad_answer", "The companion's model sent no answer that can be read. Try again."
+    return "companion_bad_answer", "The companion's model sent no usable answer. Try again."

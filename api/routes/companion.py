@@ -24,8 +24,8 @@ _STREAM = (
 )
 _DESCRIPTION = (
     "Server-sent events. `question`: a piece of the question, `text`. `support`: the whole fixed answer to words of "
-    "crisis, `text`; no model has seen the entry. `done`: the end. `error`: the end after a failure, `code` and "
-    "`message`; what fails before the first piece is answered with a status instead."
+    "crisis, `text`; the model did not get the entry. `done`: the end. `error`: the end after a failure, `code` and "
+    "`message`. A failure before the first piece is an ordinary problem response instead."
 )
 
 blueprint = GuardedBlueprint("companion", __name__, dated=False, description="A question about a journal entry")
@@ -65,7 +65,7 @@ def ask() -> Response:
     companion = services().companion
     if companion is None:
         raise ApiError(
-            "companion_off", "The companion is off. Whoever runs this service may set LLM_BASE_URL and LLM_MODEL."
+            "companion_off", "The companion is off. The operator of this service can set LLM_BASE_URL and LLM_MODEL."
         )
     request.max_content_length = MAX_BODY_BYTES
     entry = JournalEntrySchema().load(read_json(_EXAMPLE))

@@ -54,7 +54,7 @@ def detect() -> Response:
 def detect_batch() -> Response:
     """Predict the emotion of every face in up to 32 images.
 
-    If one of them cannot be analyzed, its result is a problem, and the request succeeds all the same.
+    If one of them cannot be analyzed, its result is a problem, and the request still succeeds.
     """
     uploads, options = read_uploads()
     images = [upload for upload in uploads if isinstance(upload, bytes)]

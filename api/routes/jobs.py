@@ -61,9 +61,9 @@ def delete(job_id: str) -> Response:
 def _runner() -> jobs.JobRunner:
     runner = services().jobs
     if runner is None:
-        raise ApiError("not_found", "This service answers no call later. Its operator can set JOBS=on.")
+        raise ApiError("not_found", "This service does not answer calls later. Its operator can set JOBS=on.")
     return runner
 
 
 def _not_found() -> ApiError:
-    return ApiError("not_found", "You have no such job. Answers are kept for some time only: make the call again.")
+    return ApiError("not_found", "You have no such job. Answers are kept for a limited time: make the call again.")

@@ -25,7 +25,7 @@ def text() -> Response:
     """Predict the emotions in a text: Ekman's six, and neutral.
 
     For a list of texts the response is `{"results": […], "count": n}`. If one of them cannot be predicted, its result
-    is a problem, and the request succeeds all the same.
+    is a problem, and the request still succeeds.
     """
     options = request_parsing.load_options(TextSchema(), request_parsing.read_json('{"text": "…"}', analyzed=True))
     texts, model = options["text"], options["model"]

@@ -189,13 +189,15 @@ def _check_origin() -> None:
 def _upgrade_required() -> ApiError:
     return ApiError(
         "upgrade_required",
-        "This address takes WebSockets, version 13: connect to it by ws:// or wss://. POST /api/text takes calls.",
+        "This address accepts only WebSockets, version 13: connect with ws:// or wss://. For HTTP, use POST /api/text.",
         headers={"Upgrade": "websocket", "Sec-WebSocket-Version": "13"},
     )
 
 
 def _no_capacity() -> ApiError:
-    return ApiError("overloaded", "There is no room for more connections, or for more of yours. Try again later.")
+    return ApiError(
+        "overloaded", "The limit of connections is reached, for all users or for you. Close one, or try again later."
+    )
 
 
 def _message_loop(connection: WebSocketConnection, messages: Iterator[str | bytes]) -> None:
@@ -213,7 +215,7 @@ def _message_loop(connection: WebSocketConnection, messages: Iterator[str | byte
 
 
 def _rate_limit_text() -> str:
-    return f"One connection may send {services().settings.socket_messages_per_minute} messages a minute. Wait a little."
+    return f"A connection may send {services().settings.socket_messages_per_minute} messages a minute. Wait a little."
 
 
 def _reply(message: str | bytes) -> dict[str, object]:

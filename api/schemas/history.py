@@ -142,7 +142,7 @@ class BaselineSchema(AnswerSchema):
 
 
 class SummarySchema(AnswerSchema):
-    """A mood calendar, compared with the baseline. It shows what faces showed, and is no diagnosis."""
+    """A mood calendar, compared with the baseline. It shows what faces showed; it is not a diagnosis."""
 
     by = fields.String(validate=validate.OneOf(PERIODS))
     tz = fields.String(metadata={"example": "Europe/Berlin"})

@@ -28,7 +28,7 @@ class JobSchema(AnswerSchema):
     )
     answer = fields.Raw(
         metadata=field_doc(
-            "What the call would have been answered with.",
+            "The answer that the call would have had.",
             type="object",
             example={"emotion": "Happy", "confidence": 0.92},
             optional=True,

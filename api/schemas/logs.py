@@ -25,7 +25,7 @@ class LogsQuery(Schema):
     caller = fields.String(metadata=field_doc("Identifies a key or a user.", example="key-1a2b3c4d"))
     error = fields.String(metadata=field_doc("The `code` of the error.", example="no_face"))
     model = fields.String(metadata=field_doc("Name of the model.", example="moodreel-five"))
-    job = fields.String(metadata=field_doc("Id of a job: the call that was made the job, and the job's runs."))
+    job = fields.String(metadata=field_doc("Id of a job: selects the call that made it, and its runs."))
     limit = WholeNumber(load_default=100, validate=validate.Range(1, 1000))
     cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 
@@ -45,7 +45,7 @@ class CallSchema(AnswerSchema):
     endpoint = fields.String(metadata={"example": "/predict"})
     status_code = fields.Integer(
         allow_none=True,
-        metadata=field_doc("null for a call that was never finished, because its worker died.", example=200),
+        metadata=field_doc("null if the call never finished because its worker died.", example=200),
     )
     success = fields.Boolean(allow_none=True)
     latency_ms = fields.Float(allow_none=True)
@@ -73,7 +73,7 @@ class CallSchema(AnswerSchema):
     )
     job = fields.String(
         allow_none=True,
-        metadata=field_doc("Id of the job that the call was made (status 202), or that it is a run of (any other)."),
+        metadata=field_doc("Id of the job: the call made it (status 202), or is a run of it (any other status)."),
     )
 
 

@@ -26,7 +26,7 @@ class AudioVisualSchema(VideoSchema):
         validate=validate.OneOf((*FORMATS, *AUDIO_FORMATS, None)),
         metadata=field_doc("A hint only: the content of the file decides.", example="mp4"),
     )
-    model = model_field("The name of an audio-visual model in the store.")
+    model = model_field("The name of a face-and-voice model in the store.")
 
 
 class Percentages(fields.Field[Sequence[float]]):

@@ -34,14 +34,14 @@ REASONS = tuple(TIPS)
 
 CONFIDENCE = (
     "Probability of `emotion`, calibrated under the service's `PRIOR`. The model's card (`CARD.md` in its folder) has "
-    "the calibration error, and on which data it was measured. On other data it may be larger."
+    "the calibration error and the data it was measured on. On other data it may be larger."
 )
 PEAK = "The best moment of the clip in seconds, at which a loop turns and its poster is taken."
 CERTAIN = (
-    "False if the prediction should not be relied on; `quality` has the reason. Of a model whose `model.json` has "
-    "`priors`, predictions with a confidence that is high enough were right in at least 85 of 100 cases, over all data "
-    'sets of pictures and clips in the table of its card (`CARD.md`, "Prior and confidence"); each set has the same '
-    "weight, and on some it may be less. Of any other model it takes a confidence of 0.6, which promises no such share."
+    "False if the prediction should not be relied on; `quality` has the reason. If the model's `model.json` has "
+    "`priors`, at least 85 of 100 predictions with a high enough confidence were right, over all data sets of pictures "
+    'and clips in the table of its card (`CARD.md`, "Prior and confidence"); each set has the same weight, and on some '
+    "the share may be lower. For other models a confidence of 0.6 is enough; it promises no such share."
 )
 
 _EXAMPLE = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
@@ -78,7 +78,7 @@ class LoopOptionsSchema(OptionsSchema):
     output = fields.String(
         load_default=None,
         validate=validate.OneOf(OUTPUTS),
-        metadata=field_doc("By default what the Accept header asks for, or else `mp4`.", default=LoopOptions.output),
+        metadata=field_doc("By default what the Accept header asks for, else `mp4`.", default=LoopOptions.output),
     )
     moment = fields.String(
         load_default=LoopOptions.moment,
@@ -88,9 +88,7 @@ class LoopOptionsSchema(OptionsSchema):
     aspect = fields.String(
         load_default=LoopOptions.aspect,
         validate=validate.OneOf(ASPECTS),
-        metadata=field_doc(
-            "`square` and `portrait` (9:16) crop the picture around the face, and no more than that takes."
-        ),
+        metadata=field_doc("`square` and `portrait` (9:16) crop the picture around the face, no more than needed."),
     )
 
 

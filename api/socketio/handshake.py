@@ -23,7 +23,7 @@ _ERROR_KEY = "moodreel.handshake_error"
 _SLOT_KEY = "moodreel.connection_slot"
 _CLOSE = "1"
 """Engine.IO's packet that ends a connection."""
-POLLING_MESSAGE = 'Connect with transports: ["websocket"]. This service has no long polling.'
+POLLING_MESSAGE = 'Connect with transports: ["websocket"]. This service does not support long polling.'
 _HOW = "Connect with Socket.IO 3 or newer, with WebSocket as its only transport (docs/live.md)."
 
 
@@ -48,7 +48,7 @@ class HandshakeMiddleware:
         error = self._check(environ)
         slot = ConnectionSlot(self._container.connection_limiter)
         if error is None and not slot.acquire():
-            error = ApiError("overloaded", "There is no room for another live video now. Try again soon.")
+            error = ApiError("overloaded", "The limit of connections is reached. Try again soon.")
         if error is not None:
             # With this header Flask would look for a WebSocket route.
             environ.pop("HTTP_UPGRADE", None)
@@ -109,4 +109,6 @@ def _refuse_polling() -> Response:
 
 
 def _upgrade_required() -> ApiError:
-    return ApiError("upgrade_required", f"This address speaks WebSocket only. {_HOW}", headers={"Upgrade": "websocket"})
+    return ApiError(
+        "upgrade_required", f"This address accepts only WebSockets. {_HOW}", headers={"Upgrade": "websocket"}
+    )

@@ -273,13 +273,15 @@ def _require_caller(log_entry: SessionLogEntry) -> Caller:
     if caller.cookie and request.headers.get("Origin") and not is_same_origin(request, origins):
         raise ApiError("forbidden", "Another site's page may not use your cookie. Send the token as auth.token.")
     if not current_slot().authenticate(caller.user):
-        raise ApiError("overloaded", "There are as many connections as there may be. Close one, or try again soon.")
+        raise ApiError(
+            "overloaded", "The limit of connections is reached, for all users or for you. Close one, or try again soon."
+        )
     return caller
 
 
 def _suggestion_text(suggestion: Suggestion) -> str:
     if suggestion.reason is None:
-        return "All is well again."
+        return "The service keeps up again."
     size, rate = f"{suggestion.width} x {suggestion.height} pixels", f"{suggestion.frame_rate:g} frames a second"
     if suggestion.reason == "rate":
         return f"More frames arrive than were asked for; the rest are not processed. Send {rate}."

@@ -160,7 +160,9 @@ class WebSocketConnection:
         except (LocalProtocolError, RemoteProtocolError):
             self.close(CloseReason.PROTOCOL_ERROR, "protocol_error")
         except MessageTooLargeError:
-            message = f"A message may have {self._channel.max_bytes} bytes. Post longer texts."
+            message = (
+                f"A message may have at most {self._channel.max_bytes} bytes. Send longer texts to POST /api/text."
+            )
             self.close(CloseReason.MESSAGE_TOO_BIG, "too_large", message)
 
     def _handle_event(self, event: Event) -> Iterator[str | bytes]:

@@ -38,7 +38,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     except KeyboardInterrupt:
         display.close()
-        print("moodreel: stopped. The same command, without --force, goes on where it was.", file=sys.stderr)
+        print("moodreel: stopped. The same command, without --force, continues where it stopped.", file=sys.stderr)
         return 130
     display.close()
     _print_summary(summary, options.out)
@@ -126,23 +126,21 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         "moodreel batch",
         description="Analyze many videos in several processes: on this machine, or on the Ray cluster that RAY_ADDRESS "
-        "names. DIR gets analyses/day=2025-03-31/*.parquet (one row a file, also for a file with an error), loops/, "
-        "summary.json and calendar.png. The same command goes on after a stop.",
-        epilog="The limits are those of `moodreel predict`, the codes of errors those of the HTTP service. Exit "
+        "names. DIR gets analyses/day=2025-03-31/*.parquet (one row per file, with or without an error), loops/, "
+        "summary.json and calendar.png. The same command continues after a stop.",
+        epilog="Limits are as in `moodreel predict`, error codes as in the HTTP service. Exit "
         "status: 0 if every file has its row, 2 for a wrong command line or a batch that stopped, 130 after Ctrl-C.",
     )
     parser.add_argument(
         "source", metavar="SOURCE", help="a folder or a pattern: videos, gs://bucket/2025, 's3://bucket/**/*.mp4'"
     )
     parser.add_argument("--out", required=True, metavar="DIR", help="where to write: a folder, gs:// or s3://")
-    parser.add_argument("--workers", type=number(int, 1, MAX_WORKERS), help="worker processes (default: one a core)")
+    parser.add_argument("--workers", type=number(int, 1, MAX_WORKERS), help="worker processes (default: one per core)")
     parser.add_argument("--limit", type=number(int, 1, float("inf")), metavar="N", help="analyze at most N files now")
     again = parser.add_mutually_exclusive_group()
-    again.add_argument("--retry-errors", action="store_true", help="analyze files again that had an error")
-    again.add_argument(
-        "--force", action="store_true", help="analyze all files again, and overwrite what DIR has of them"
-    )
-    parser.add_argument("--no-loops", action="store_true", help="write no loops and posters")
+    again.add_argument("--retry-errors", action="store_true", help="also analyze files that had an error before")
+    again.add_argument("--force", action="store_true", help="analyze all files again, and replace their results in DIR")
+    parser.add_argument("--no-loops", action="store_true", help="do not write loops and posters")
     add_loop_options(parser)
     add_model_options(parser)
     parser.add_argument("--use-gpu", choices=("0", "1"), default="0", help="1: each worker takes one GPU (default: 0)")

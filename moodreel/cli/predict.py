@@ -223,7 +223,7 @@ def _parser() -> argparse.ArgumentParser:
         "a text. Exit status: 0 if every file was predicted, 1 if one was not, 2 for a wrong command line.",
     )
     parser.add_argument("files", nargs="+", type=Path, metavar="FILE", help="a video, an image or a text")
-    parser.add_argument("--json", action="store_true", help="print one JSON object a file and line")
+    parser.add_argument("--json", action="store_true", help="print one JSON object per file, one per line")
     parser.add_argument("--explain", action="store_true", help="name the facial actions that weighed most (videos)")
     parser.add_argument(
         "--thumbnail", type=Path, metavar="FILE", help="write a loop of the best moment (.mp4, .webp, .gif)"
@@ -235,6 +235,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--force", action="store_true", help="overwrite files of --thumbnail and --timeline")
     add_model_options(parser)
     parser.add_argument(
-        "--use-gpu", choices=("auto", "0", "1"), default="auto", help="use CUDA: auto (if there is one), 0 no, 1 yes"
+        "--use-gpu", choices=("auto", "0", "1"), default="auto", help="use a GPU (CUDA, MPS): auto, 0 (no), 1 (yes)"
     )
     return parser

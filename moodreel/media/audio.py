@@ -129,7 +129,7 @@ class AudioFile:
         demuxer = audio_demuxer(data) or video_demuxer(data)
         if demuxer is None:
             raise UnsupportedMedia(
-                "This holds no sound that moodreel reads. Send WAV, FLAC, OGG, MP3, M4A or AAC, or a clip."
+                "This file has no sound that moodreel can read. Send WAV, FLAC, OGG, MP3, M4A or AAC, or a clip."
             )
         self._data = data
         self._demuxer = demuxer
@@ -295,7 +295,7 @@ def _is_supported(stream: AudioStream) -> bool:
 
 def _check_codec(stream: AudioStream) -> None:
     if not _is_supported(stream):
-        raise UnsupportedMedia("This sound's codec is not read here. Send AAC, Opus, Vorbis, MP3, FLAC or plain WAV.")
+        raise UnsupportedMedia("This sound's codec is not supported. Send AAC, Opus, Vorbis, MP3, FLAC or plain WAV.")
 
 
 def audio_corrupt() -> AudioCorrupt:

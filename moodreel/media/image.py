@@ -125,10 +125,10 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: in
     if file_format is None:
         raise UnsupportedMedia(f"This is not a picture that moodreel reads. Send {IMAGE_FORMATS}.")
     if len(data) > limits.bytes:
-        raise ImageTooBig(f"The picture has more than {limits.bytes} bytes. Save it smaller and send it again.")
+        raise ImageTooBig(f"The picture has more than {limits.bytes} bytes. Make it smaller and send it again.")
     scans, is_complete = _count_scans(data) if file_format == "JPEG" else (0, True)
     if scans > MAX_SCANS:
-        raise ImageTooBig(f"The JPEG has more than {MAX_SCANS} scans. Save it anew and send it again.")
+        raise ImageTooBig(f"The JPEG has more than {MAX_SCANS} scans. Save it as a baseline JPEG and send it again.")
     try:
         # Twice the limit, because tiles reach over the edge and an HDR gain map is a second, smaller image.
         if file_format == "HEIF" and max_decoded_pixels(data) > 2 * limits.pixels:

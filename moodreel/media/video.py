@@ -302,10 +302,12 @@ class VideoReader:
             if time > limits.seconds or count > limits.frames:
                 self._decoder.refuse_long()
             if pixels > limits.total_pixels:
-                raise VideoTooBig("The video has too many pixels in all. Send a shorter one or record at a lower size.")
+                raise VideoTooBig(
+                    "The video has too many pixels in total. Send a shorter one or record at a lower size."
+                )
             yield time, frame, shape
         if shape is None:
-            raise VideoTooShort("The video holds not one frame. Record at least a second and send it again.")
+            raise VideoTooShort("The video has no frames. Record at least a second and send it again.")
         if not self.duration:
             self.duration = time + gap
             seconds_of[shape.size] += gap

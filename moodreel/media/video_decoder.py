@@ -338,7 +338,7 @@ def _main_stream(container: InputContainer) -> VideoStream:
     if not isinstance(stream, VideoStream) or stream.disposition & av.stream.Disposition.attached_pic:
         raise NoVideoStream("There is no video in this file, only sound or other data. Send a clip with pictures.")
     if stream.codec_context is None or stream.codec_context.codec.canonical_name not in CODECS:
-        raise UnsupportedMedia("This video's codec is not read here. Send H.264, HEVC, VP8, VP9, AV1 or MPEG-4.")
+        raise UnsupportedMedia("This video's codec is not supported. Send H.264, HEVC, VP8, VP9, AV1 or MPEG-4.")
     return stream
 
 

@@ -27,8 +27,8 @@ from moodreel.timing import stage
 logger = logging.getLogger(__name__)
 
 NO_MODEL = (
-    "No model that sees and hears is set up here. Whoever runs this service may name one with CHECKPOINT_PATH, or set "
-    "EMO_MOCK=1 to try clients without one; until then /predict answers from faces."
+    "This service has no face-and-voice model. Its operator can name one with CHECKPOINT_PATH, or set EMO_MOCK=1 to "
+    "test clients without one. Until then, use /predict, which reads faces."
 )
 
 MOCK_WARNING = "EMO_MOCK=1: /api/predict/multimodal makes its answers up, and marks them%s. Not for production."
@@ -189,8 +189,8 @@ class AudioVisualPipeline:
                 raise ModelMissing(NO_MODEL)
             if not self._noncommercial:
                 raise NonCommercialModel(
-                    f"The weights of {name!r} are not for commercial use. Leave model out; or whoever runs this "
-                    "service may allow them with NONCOMMERCIAL_MODELS=1."
+                    f"The weights of {name!r} are not for commercial use. Leave model out, or ask the operator of "
+                    "this service to set NONCOMMERCIAL_MODELS=1."
                 )
         return self.models.get(name)
 

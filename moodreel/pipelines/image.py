@@ -222,7 +222,9 @@ class ImagePipeline:
         start = time.perf_counter()
         for data in files:
             if items and time.perf_counter() - start > self._batch_seconds:
-                items.append(Overloaded("The pictures before took too long. Send this one again in a smaller batch."))
+                items.append(
+                    Overloaded("The pictures before this one took too long. Send it again in a smaller batch.")
+                )
             else:
                 items.append(self._extract_or_error(data, crop_kind=crop_kind, copy=copy))
         return items

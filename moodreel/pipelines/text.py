@@ -200,7 +200,7 @@ class TextPipeline:
 
     def _tokenize_all(self, texts: Sequence[str], predictor: TextPredictor) -> list[_TokenizedText | MoodreelError]:
         start = time.perf_counter()
-        late = Overloaded("The texts before took too long. Send this one again with fewer beside it.")
+        late = Overloaded("The texts before this one took too long. Send it again with fewer texts.")
         return [
             late if index and time.perf_counter() - start > self._batch_seconds else self._tokenize(text, predictor)
             for index, text in enumerate(texts)
@@ -273,7 +273,7 @@ def _to_result(
     timings: dict[str, float],
 ) -> TextResult | MoodreelError:
     if probabilities is None:
-        return Overloaded("There was no time left to read this text. Send it again with fewer beside it.")
+        return Overloaded("There was no time left for this text. Send it again with fewer texts.")
     labels, pooled = predictor.info.labels, pool_windows(probabilities, text.windows)
     ranked = [int(index) for index in np.argsort(-pooled, kind="stable")]
     best = ranked[0]

@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="moodreel logs", description="Read and keep the call log.")
+    parser = argparse.ArgumentParser(prog="moodreel logs", description="Read and maintain the call log.")
     database = argparse.ArgumentParser(add_help=False)
     database.add_argument(
         "--db", help=f"file or URL of the call log (default: LOG_DATABASE_URL, else LOG_PATH, else {DEFAULT_DB})"
@@ -74,7 +74,9 @@ def _parser() -> argparse.ArgumentParser:
         "backup", parents=[database], help="copy the log (SQLite) into a new file, and check the copy"
     )
     backup.add_argument("file", type=Path)
-    restore = commands.add_parser("restore", parents=[database], help="replace what is in the log (SQLite) by a backup")
+    restore = commands.add_parser(
+        "restore", parents=[database], help="replace the contents of the log (SQLite) with a backup"
+    )
     restore.add_argument("file", type=Path)
     return parser
 
@@ -123,7 +125,7 @@ def _prune(options: argparse.Namespace) -> None:
 
 
 def _back_up(options: argparse.Namespace) -> None:
-    print(f"{back_up(_file(options), options.file)} calls copied to {options.file}, which was checked.")
+    print(f"{back_up(_file(options), options.file)} calls copied to {options.file}. The copy was checked.")
 
 
 def _restore(options: argparse.Namespace) -> None:
@@ -177,7 +179,7 @@ def _parse_text(text: str) -> str:
 def _parse_limit(text: str) -> int:
     limit = int(text) if text.isdecimal() else 0
     if limit < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 on, not {text!r}")
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
     return limit
 
 

@@ -328,6 +328,6 @@ def _advice(reason: str, setting: str) -> str:
         FULL: "Free some disk space on the server.",
         LOCKED: "Another program has locked a table; end its transaction.",
         READ_ONLY: f"{setting} must name the primary server (target_session_attrs=read-write).",
-        SLOW: "Look what keeps the server busy.",
+        SLOW: "Find out what keeps the server busy.",
         UNUSABLE: f"Check {setting}, and the rights of its user.",
     }[reason]

@@ -49,7 +49,9 @@ def test_a_key_is_replaced_by_a_reload_and_no_call_is_lost(tmp_path: Path) -> No
         workers = server.workers
         dotenv.write_text("API_KEY=newer\nLOG_LEVEL=loud\n")
         server.process.send_signal(signal.SIGHUP)
-        wait_until(lambda: "moodreel goes on as it was: LOG_LEVEL must be" in server.output, lambda: server.output)
+        wait_until(
+            lambda: "moodreel keeps running as before: LOG_LEVEL must be" in server.output, lambda: server.output
+        )
         assert (status("new"), server.workers) == (200, workers)
         reload_with("newer", key="newer", expected=200)
         assert server.stop() == 0
@@ -90,7 +92,7 @@ def test_a_reload_whose_workers_cannot_start_leaves_the_old_ones(tmp_path: Path)
         server.process.send_signal(signal.SIGHUP)
 
     def failed_reloads() -> int:
-        return server.output.count("moodreel goes on as it was: new workers cannot start.")
+        return server.output.count("moodreel keeps running as before: new workers cannot start.")
 
     with Server(tmp_path, REAL_APP, forked=True) as server:
         old = server.workers

@@ -147,7 +147,9 @@ def test_ctrl_c_says_how_to_go_on(
 
     monkeypatch.setattr("moodreel.cli.batch.run_batch", interrupt)
     assert main(["batch", str(tmp_path), "--out", str(tmp_path / "out"), "--force"]) == 130
-    assert capsys.readouterr().err == "moodreel: stopped. The same command, without --force, goes on where it was.\n"
+    assert (
+        capsys.readouterr().err == "moodreel: stopped. The same command, without --force, continues where it stopped.\n"
+    )
 
 
 LOCK = """

@@ -84,7 +84,7 @@ def test_prune_rejects_invalid_days(log: CallLog, days: str) -> None:
         ("--status-code", "99999999999999999999", "must be from 100 to 599"),
         ("--start", "2025-13-01", "must be a date in ISO 8601, such as"),
         ("--end", "yesterday", "must be a date in ISO 8601, such as"),
-        ("--limit", "0", "must be a whole number from 1 on"),
+        ("--limit", "0", "must be a whole number of at least 1"),
         ("--client-id", "\udcff", "must be UTF-8"),
     ],
 )

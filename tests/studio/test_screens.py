@@ -273,7 +273,7 @@ def test_the_calendar_shows_the_month_that_was_chosen_last(new_page, server: Ser
     expect(page.locator("button.day")).to_have_count(1)
     held = []
     page.route("**/api/history/summary?by=day*", lambda route: route.continue_() if held else held.append(route))
-    page.get_by_role("button", name="Month before").click()
+    page.get_by_role("button", name="Previous month").click()
     wait_until(lambda: page.wait_for_timeout(10) or held)
     expect(page.locator("button.day")).to_have_count(0)
     expect(page.get_by_text("Loading…")).to_be_visible()
@@ -464,13 +464,13 @@ def test_a_log_that_is_too_long_for_a_file_says_so(new_page):
     with page.expect_download() as download:
         page.get_by_role("button", name="Save CSV").click()
     assert len(download.value.path().read_text().splitlines()) == 101
-    expect(page.get_by_text("The file has only the newest 100,000 calls.").first).to_be_visible()
+    expect(page.get_by_text("The file contains only the newest 100,000 calls.").first).to_be_visible()
 
 
 def test_a_user_who_may_not_read_the_log_is_told_so(new_page):
     page = new_page(key=accounts.own_token(userId="no-admin"))
     page.goto("/#log")
-    expect(page.get_by_role("alert")).to_contain_text("This key or token may not do that.")
+    expect(page.get_by_role("alert")).to_contain_text("This key or token does not allow that.")
     page.errors.remove("Failed to load resource: the server responded with a status of 403 (FORBIDDEN)")
     page.get_by_role("button", name="Enter a key or token").click()
     page.get_by_label("API key or token").fill(KEY)

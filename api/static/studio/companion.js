@@ -1,4 +1,4 @@
-// The companion: who writes about the moment gets one question to write on, streamed by `POST /api/companion`.
+// The companion: who writes about the moment gets one question to write about, streamed by `POST /api/companion`.
 import { html, nothing } from "../vendor/lit-html/lit-html.js";
 import { Problem, call, events } from "./api.js";
 import { S } from "./strings.js";
