@@ -169,7 +169,7 @@ def test_any_other_url_is_refused(url: str) -> None:
 
 
 def test_an_address_that_is_too_long_is_told_so() -> None:
-    with pytest.raises(ApiError, match=r"x-webhook-url has 525 characters; at most 500 are taken\."):
+    with pytest.raises(ApiError, match=r"x-webhook-url has 525 characters; at most 500 are allowed\."):
         WebhookSender(HOSTS, SECRET).check("https://hooks.example.com".ljust(525, "/"))
 
 
