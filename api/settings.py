@@ -18,7 +18,7 @@ from environs import Env
 
 from api.base64_input import decode_base64
 from moodreel.models.model_card import DIARY, PRIORS
-from moodreel.models.model_store import shipped_model_store
+from moodreel.models.model_store import WEIGHTS_SUFFIXES, shipped_model_store
 from moodreel.storage.database_url import is_well_formed
 
 SECRET_BYTES = 64
@@ -325,7 +325,7 @@ def _holds_weights(path: Path) -> bool:
     if path.is_file() or not os.access(path, os.R_OK):
         return os.access(path, os.R_OK)
     files = (each for pattern in ("*", "*/*") for each in path.glob(pattern))
-    return any(each.suffix in (".safetensors", ".pth", ".pt") for each in files)
+    return any(each.suffix in WEIGHTS_SUFFIXES for each in files)
 
 
 def _cast(item: Field[object], text: str) -> Any:

@@ -8,6 +8,8 @@ from pathlib import Path
 
 from moodreel.errors import MoodreelError
 
+WEIGHTS_SUFFIXES = (".safetensors", ".pth", ".pt")
+"""How the names of weights files end."""
 _PACKAGE = Path(__file__).resolve().parents[1]
 _CANDIDATES = _PACKAGE / "model_store", _PACKAGE.parent / "model_store"
 """Where `pip install` puts the models, and where a checkout has them."""

@@ -16,6 +16,7 @@ from moodreel.errors import ModelInvalid, ModelNotFound
 from moodreel.models.checkpoint import file_sha256, load_state_dict, read_weights
 from moodreel.models.huggingface.image import HF_WEIGHTS_FILE
 from moodreel.models.model_card import ModelCard, read_card, read_kind
+from moodreel.models.model_store import WEIGHTS_SUFFIXES
 from moodreel.models.networks.base import fuse_batchnorm
 from moodreel.models.predictor import ModelInfo
 from moodreel.models.quantization import dequantize
@@ -228,7 +229,7 @@ def find_weights(folder: Path) -> Path:
     Training may have left its own state beside a file of the standard name. Raises ModelInvalid.
     """
     found = [path for path in (folder / WEIGHTS_FILE, folder / HF_WEIGHTS_FILE) if path.is_file()][:1]
-    found = found or [path for path in folder.iterdir() if path.suffix in (".safetensors", ".pth", ".pt")]
+    found = found or [path for path in folder.iterdir() if path.suffix in WEIGHTS_SUFFIXES]
     if len(found) != 1:
         raise ModelInvalid(
             f"The folder {folder.name!r} holds {len(found)} checkpoints; leave one in it, or name the file itself."

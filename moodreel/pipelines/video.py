@@ -261,9 +261,11 @@ def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) 
     if loop.moment == "whole" or math.isclose(shown[0] / shown[1], video[0] / video[1], rel_tol=_SAME_PROPORTIONS):
         shown = video
     reader.restore(replace(geometry, width=shown[0], height=shown[1]))
+    if not ratio:
+        return make_boomerang(reader, analysis.peak, loop)
     timeline = [point for point in found.timeline if point.track == found.track] if found else []
     faces = [(point.time, from_letterboxed_box(point.box, video, shown)) for point in timeline]
-    return make_boomerang(reader, analysis.peak, loop, crop=FaceCrop(ratio, faces) if ratio else None)
+    return make_boomerang(reader, analysis.peak, loop, crop=FaceCrop(ratio, faces))
 
 
 def _main_track(tracks: dict[int, Track]) -> int:

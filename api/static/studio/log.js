@@ -21,7 +21,7 @@ import { failure, icon } from "./ui.js";
 
 const PAGE = 25;
 const SAMPLE = 1000; // The most that one call of GET /logs returns.
-const CSV_PAGES = 100; // More would fill the memory of a phone.
+const CSV_PAGES = 100; // A limit to the memory of the page.
 const BINS = 48;
 const isWide = matchMedia("(min-width: 48rem)").matches;
 const OPEN_ENDED = 101; // The status of a connection: its latency is how long it lasted.
