@@ -7,25 +7,15 @@ waits: for its body, for a slot, for the client to read.
 """
 
 import contextlib
-import ctypes
 import importlib
 import multiprocessing
 import os
-import resource
-import shutil
 import signal
-import socket
-import subprocess
 import sys
 import tempfile
-import time
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from queue import SimpleQueue
 from typing import TYPE_CHECKING, NoReturn
-
-from gunicorn.http import errors as http_errors
-from gunicorn.workers.gthread import TConn, ThreadWorker
 
 from api.temporary_folders import MEMORY, delete_service_folders, service_folder
 
@@ -36,170 +26,27 @@ if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
 # The cores are shared by the workers; and a process without further threads can be forked safely.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
+from api.gunicorn_reload import protect_reload, start_new_workers
+from api.gunicorn_worker import StoppableWorker
 from api.limits import threads_for
 from api.model_download import download_model
 from api.preload import import_libraries
+from api.process_setup import set_up_process
 from api.settings import Settings, SettingsError
 from api.workers import default_workers
 from moodreel.errors import MoodreelError
 
 if TYPE_CHECKING:
     from gunicorn.arbiter import Arbiter
+    from gunicorn.workers.gthread import ThreadWorker
 
-# glibc gives every thread an arena that hardly shrinks. With one arena for all, the peak of a worker is 30 MB lower
-# than with two. Blocks of up to 8 MB (a frame, an activation of the network) are taken from it again and again: mapping
-# and unmapping each took 30,000 page faults a video, a sixth of its CPU time. An idle worker returns what is free.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
-ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, 8 * 1024 * 1024)
-ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, 16 * 1024 * 1024)
-
-# A connection of a client or to SQLite takes one or two file descriptors. Debian's default of 1024 is too low, and a
-# worker ends when `accept` finds none free.
-_FILES = 8192
-_soft, _hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-if 0 <= _soft < _FILES:
-    resource.setrlimit(resource.RLIMIT_NOFILE, (_FILES if _hard < 0 else min(_FILES, _hard), _hard))
-
-
-# What MediaPipe's native code, and LiteRT in it, prints at each start. They have no switch for that.
-_NOISE = (
-    "Logging before InitGoogle|(face_landmarker_graph|inference_feedback_manager|inference_runner_litert)\\.cc"
-    "|XNNPACK delegate for CPU|^INFO: \\[[a-z_]+\\.cc:"
-)
-
-
-def _drop_noise() -> None:
-    """Send what native code prints through grep, which drops only `_NOISE`. Python writes to standard error as before.
-
-    grep is a separate process, so the last output of a worker that crashes is not lost. It ends with the service.
-    """
-    stderr, (reader, writer) = os.dup(2), os.pipe()
-    script = 'exec 3<&0; grep --line-buffered -vE "$0" <&3 3<&- &'
-    subprocess.run(["sh", "-c", script, _NOISE], stdin=reader, stdout=stderr, start_new_session=True, check=True)
-    os.dup2(writer, 2)
-    os.close(reader)
-    os.close(writer)
-    sys.stderr = os.fdopen(stderr, "w", buffering=1, errors="backslashreplace")
-
-
-# A reload runs this file again.
-if sys.stderr.fileno() == 2 and shutil.which("grep"):
-    _drop_noise()
+set_up_process()
 
 
 def _stop(error: Exception) -> NoReturn:
     print(f"moodreel cannot start: {error}", file=sys.stderr, flush=True)
     delete_service_folders()
     sys.exit(1)
-
-
-_STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
-HEADERS_SECONDS = 10.0
-"""How long a client may take to send the line and the headers of a request."""
-
-
-_REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
-    (
-        (http_errors.LimitRequestLine,),
-        "uri_too_long",
-        "The first line of the request has more than 8,190 bytes. Send the options in the body.",
-    ),
-    (
-        (http_errors.LimitRequestHeaders,),
-        "headers_too_large",
-        "There are more than 100 headers, or one has more than 8,190 bytes. Send fewer or shorter ones.",
-    ),
-    (
-        (http_errors.ExpectationFailed,),
-        "expectation_failed",
-        "The Expect header supports only 100-continue. Send that, or leave the header out.",
-    ),
-    (
-        (http_errors.UnsupportedTransferCoding,),
-        "not_implemented",
-        "The Transfer-Encoding header supports only chunked. Send that, or leave the header out.",
-    ),
-    (
-        (http_errors.InvalidHeader, http_errors.InvalidHeaderName, http_errors.ObsoleteFolding),
-        "bad_header",
-        "A header is not valid HTTP: its name has a space, its value a line break, or it was sent twice. Correct it.",
-    ),
-    (
-        (http_errors.ParseException,),
-        "bad_request",
-        "This is not an HTTP/1.0 or 1.1 request. Correct the method, address and version in its first line.",
-    ),
-)
-"""Exceptions of Gunicorn's parser, and the code and detail of the answer to each. The first match counts."""
-_APP_ERRORS = (http_errors.InvalidResponseHeader, http_errors.InvalidResponseHeaderName)
-"""Errors of the app, which Gunicorn derives from those of clients."""
-
-
-class StoppableWorker(ThreadWorker):
-    """A worker that stops in two cases in which Gunicorn's goes on, and that does not wait for a client forever.
-
-    If the parent process was killed, Gunicorn's worker holds the port for as long as clients keep their connections. A
-    signal that comes in the first moments of a worker is lost: the parent would wait for `graceful_timeout`. And a
-    client that sends a part of its headers would hold a thread for as long as it likes.
-    """
-
-    inherited_signals: "SimpleQueue[int]"
-    """Queue of the parent's signal handlers, which this process inherits until it sets its own."""
-
-    def __init__(self, *arguments: object) -> None:
-        super().__init__(*arguments)
-        self._deadlines: dict[TConn, float] = {}
-        """Deadline of each connection whose headers are being read."""
-
-    def handle(self, conn: TConn) -> object:
-        """Handle a connection, in a thread."""
-        self._deadlines[conn] = time.monotonic() + HEADERS_SECONDS
-        try:
-            return super().handle(conn)
-        finally:
-            self._deadlines.pop(conn, None)
-
-    def handle_request(self, req: object, conn: TConn) -> object:
-        """Answer a request whose headers have come."""
-        self._deadlines.pop(conn, None)
-        return super().handle_request(req, conn)
-
-    def handle_error(self, req: object, client: socket.socket, addr: tuple[str, int], exc: Exception) -> None:
-        """Answer a request that cannot be parsed with a problem, as the app does. Gunicorn itself sends HTML."""
-        # Imported here: a reload reads the service's own code again.
-        from api.errors import unparsed_problem
-
-        refusal = next((refusal for errors, *refusal in _REFUSALS if isinstance(exc, errors)), None)
-        if refusal is None or isinstance(exc, _APP_ERRORS):
-            super().handle_error(req, client, addr, exc)
-            return
-        # Not what was sent: it may hold a key.
-        self.log.warning("A request was refused: %s", type(exc).__name__)
-        with contextlib.suppress(OSError):
-            client.sendall(unparsed_problem(self.wsgi, *refusal))
-
-    def notify(self) -> None:
-        """Send a heartbeat, about once a second, and end the connections whose headers have not come."""
-        super().notify()
-        for conn, deadline in self._deadlines.copy().items():
-            if time.monotonic() > deadline:
-                with contextlib.suppress(OSError):
-                    conn.sock.shutdown(socket.SHUT_RDWR)
-
-    def init_signals(self) -> None:
-        """Set the handlers, and exit if a signal to stop came before."""
-        super().init_signals()
-        while not self.inherited_signals.empty():
-            if self.inherited_signals.get_nowait() in _STOP_SIGNALS:
-                sys.exit(0)
-
-    def is_parent_alive(self) -> bool:
-        """Return whether the parent process is alive."""
-        is_alive: bool = super().is_parent_alive()
-        if not is_alive:
-            self.alive = False
-        return is_alive
 
 
 try:
@@ -240,6 +87,8 @@ control_socket_disable = True
 # By default SCRIPT_NAME, from a client of a proxy on this machine, changes the path after the proxy has checked it.
 forwarder_headers = ""
 worker_tmp_dir = MEMORY  # for the heartbeat
+on_reload = start_new_workers
+when_ready = protect_reload
 
 
 def on_starting(_server: object) -> None:
@@ -265,84 +114,6 @@ def on_starting(_server: object) -> None:
     if checkpoint is None:
         # It failed, and MODEL_FALLBACK is 1: the workers need not try again.
         os.environ["MODEL_DOWNLOAD_ID"] = ""
-
-
-def on_reload(server: "Arbiter") -> None:
-    """Start the new workers, and wait until they have loaded their models: the old ones answer meanwhile.
-
-    Gunicorn itself would stop the old ones first, and calls would wait until a new one is ready. If a new one cannot
-    start, the old ones stay: Gunicorn itself would stop the service.
-    """
-    started, age = time.monotonic(), server.worker_age
-    new = [server.spawn_worker() for _ in range(server.num_workers)]
-    signals: list[int] = []
-    # Signals to stop end the wait, and so does a new worker that ends. Others, such as for a second reload, come later.
-    while time.monotonic() < started + timeout and _STOP_SIGNALS.isdisjoint(signals) and not any(map(_has_ended, new)):
-        beats = [server.WORKERS[pid].tmp.last_update() for pid in new]
-        # Before the first heartbeat, when it is ready, a worker's file has the time of the system's clock.
-        if all(started <= beat <= time.monotonic() for beat in beats):
-            break
-        time.sleep(0.1)
-        while not server.SIG_QUEUE.empty():
-            signals.append(server.SIG_QUEUE.get())
-    for number in signals:
-        server.SIG_QUEUE.put(number)
-    # Gunicorn now starts no others, stops the old ones, and waits until all that are left have come after `worker_age`.
-    server.cfg.set("workers", 0)
-    server.worker_age = age
-    if any(map(_has_ended, new)):
-        server.log.error(
-            "moodreel keeps running as before: new workers cannot start. Fix what moodreel doctor reports."
-        )
-        for pid in new:
-            server.kill_worker(pid, signal.SIGTERM)
-            server.WORKERS.pop(pid).tmp.close()
-        server.num_workers, server.worker_age = len(server.WORKERS), 0
-
-
-def _has_ended(pid: int) -> bool:
-    """Return whether a worker has ended, which Gunicorn has not noticed yet. On macOS, which cannot tell, False."""
-    return hasattr(os, "waitid") and os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
-
-
-def when_ready(server: "Arbiter") -> None:
-    """Ignore a reload while a setting or this file is invalid: Gunicorn itself would end, and with it the service.
-
-    Until the old workers have ended, Gunicorn would replace no new one that ends: start another one here.
-
-    After a reload, continue the count of the workers, which `on_reload` set back. Gunicorn stops those with the lowest
-    numbers: if two generations had the same ones, the next reload would keep an old worker, with the old settings.
-    """
-    reload, reap = server.handle_hup, server.reap_workers
-
-    def handle_hup() -> None:
-        try:
-            Settings.from_environment()
-        except SettingsError as error:
-            server.log.error("moodreel keeps running as before: %s", error)
-            return
-        try:
-            server.app.reload()
-        except SystemExit:
-            # It cannot be run with the modules that this process has: it is of another version.
-            server.app.cfg = server.cfg
-            server.log.error("moodreel keeps running as before: a new version needs a restart, not a reload.")
-            return
-        age = server.worker_age
-
-        def reap_and_replace() -> None:
-            reap()
-            for _ in range(server.num_workers - sum(worker.age > age for worker in server.WORKERS.values())):
-                server.spawn_worker()
-
-        server.reap_workers = reap_and_replace
-        try:
-            reload()
-        finally:
-            server.reap_workers = reap
-        server.worker_age = max([server.worker_age, *(worker.age for worker in server.WORKERS.values())])
-
-    server.handle_hup = handle_hup
 
 
 def post_fork(server: "Arbiter", worker: StoppableWorker) -> None:

@@ -7,7 +7,6 @@ hardly depend on what else the machine does.
 """
 
 import argparse
-import ctypes
 import re
 import statistics
 import time
@@ -17,6 +16,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from api.process_setup import set_malloc_parameters
 from bench.command import run_command
 from moodreel.pipelines.language_id import LanguageIdentifier
 from moodreel.training.cli.options import at_least
@@ -32,8 +32,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=at_least(1), default=20, help="repetitions (default: %(default)s)")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    # As in the workers (api/gunicorn.conf.py): large blocks are returned to the system when they are freed.
-    ctypes.CDLL(None).mallopt(-3, 1024 * 1024)
+    set_malloc_parameters()  # as in the workers
     from moodreel.models.face_registry import face_model_registry
 
     # A worker has loaded this in any case, and with it torch.

@@ -29,7 +29,7 @@ def parameters(function: object) -> list[str]:
     return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
 
 
-# --- Gunicorn (api/websocket, api/shutdown.py, api/middleware/request_body.py, api/wsgi.py, api/gunicorn.conf.py) ---
+# --- Gunicorn (api/websocket, api/shutdown.py, api/middleware/request_body.py, api/wsgi.py, api/gunicorn_*.py) ---
 
 
 def test_gunicorn_puts_the_socket_into_the_environ() -> None:

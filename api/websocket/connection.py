@@ -214,17 +214,19 @@ class WebSocketConnection:
 
 
 class _Mailbox:
-    """At most one text and one close request of other threads. An eventfd wakes the connection's thread."""
+    """At most one text and one close request of other threads. A pipe wakes the connection's thread."""
 
     def __init__(self) -> None:
-        self._event = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._reader, self._writer = os.pipe()
+        os.set_blocking(self._reader, False)
+        os.set_blocking(self._writer, False)
         self._lock = threading.Lock()
         self._text: str | None = None
         self._close_request: tuple[int, str, str] | None = None
         self._closed = False
 
     def fileno(self) -> int:
-        return self._event
+        return self._reader
 
     def put(self, text: str | None = None, close_request: tuple[int, str, str] | None = None) -> None:
         with self._lock:
@@ -232,12 +234,13 @@ class _Mailbox:
             if not self._closed:
                 self._text = text or self._text
                 self._close_request = close_request or self._close_request
-                os.eventfd_write(self._event, 1)
+                with suppress(BlockingIOError):  # it is full: the thread will wake anyway
+                    os.write(self._writer, b"\0")
 
     def drain(self) -> tuple[str | None, tuple[int, str, str] | None]:
         with self._lock:
             with suppress(BlockingIOError):
-                os.eventfd_read(self._event)
+                os.read(self._reader, 65536)
             content, self._text, self._close_request = (self._text, self._close_request), None, None
             return content
 
@@ -245,4 +248,5 @@ class _Mailbox:
         with self._lock:
             if not self._closed:
                 self._closed = True
-                os.close(self._event)
+                os.close(self._reader)
+                os.close(self._writer)

@@ -8,6 +8,7 @@ import contextlib
 import logging
 import os
 import secrets
+import sys
 import warnings
 from collections.abc import Generator, Iterable, Iterator, Sequence
 from functools import partial
@@ -112,7 +113,7 @@ def _start(workers: int | None) -> None:
             os.environ.setdefault("RAY_AUTH_TOKEN", secrets.token_hex(32))
             init(
                 address="local",
-                num_cpus=workers or len(os.sched_getaffinity(0)),
+                num_cpus=workers or (len(os.sched_getaffinity(0)) if sys.platform == "linux" else None),
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
             )
