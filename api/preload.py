@@ -26,11 +26,14 @@ LIBRARIES = (
     "jwt",
 )
 """The slowest and largest imports of `api.wsgi`."""
+UNUSED = ("pandas", "requests", "websocket", "aiohttp", "opentelemetry")
+"""What the libraries import wherever it is installed, and the service does not need: 45 MB. sqlite-utils imports pandas,
+python-engineio the next three for its clients, redis the last."""
 
 
 def import_libraries() -> None:
     """Import `LIBRARIES`."""
-    with _replaced({"pandas": None, **_matplotlib()}):
+    with _replaced({**dict.fromkeys(UNUSED), **_matplotlib()}):
         for name in LIBRARIES:
             importlib.import_module(name)
     # The collector writes into every object that it visits, which would copy the shared memory into each worker.
@@ -47,10 +50,7 @@ def _matplotlib() -> dict[str, ModuleType]:
 
 @contextmanager
 def _replaced(modules: dict[str, ModuleType | None]) -> Iterator[None]:
-    """Replace modules that are not imported yet during a `with` block, in which importing one that is None fails.
-
-    sqlite-utils imports pandas, 30 MB, wherever it is installed; it works without.
-    """
+    """Replace modules that are not imported yet during a `with` block, in which importing one that is None fails."""
     replaced = {name: module for name, module in modules.items() if name not in sys.modules}
     sys.modules.update(replaced)  # type: ignore[arg-type]
     try:
