@@ -3,7 +3,6 @@
 import http
 import logging
 import re
-import uuid
 from collections.abc import Mapping
 from typing import NotRequired, TypedDict
 
@@ -159,15 +158,6 @@ def problem_response(
     return response
 
 
-def unparsed_problem(app: Flask, code: str, detail: str) -> bytes:
-    """Make the whole response to a request that could not be parsed, so that `app` never sees it."""
-    with app.app_context():
-        g.request_id = uuid.uuid4().hex
-        headers = {"x-request-id": g.request_id, "Cache-Control": "no-store", "Connection": "close"}
-        response = problem_response(code, detail, headers=headers)
-    return f"HTTP/1.1 {response.status}\r\n{response.headers}".encode("latin1") + response.get_data()
-
-
 def to_message(error: Exception) -> ErrorMessage:
     """Describe an error for a client of a WebSocket. The code of an unexpected error is `internal`."""
     if isinstance(error, ValidationError):
@@ -248,9 +238,13 @@ def _field_messages(error: ValidationError) -> dict[str, object]:
 
 
 def _without_schema(message: object) -> object:
+    if message == ["Invalid input type."]:  # marshmallow's words for anything that is not an object
+        return ["Not a JSON object."]
     if not isinstance(message, Mapping):
         return message
-    return message.get("_schema") or {name: _without_schema(value) for name, value in message.items()}
+    if "_schema" in message:
+        return _without_schema(message["_schema"])
+    return {name: _without_schema(value) for name, value in message.items()}
 
 
 def _field_summary(fields: Mapping[str, object]) -> str:

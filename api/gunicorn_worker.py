@@ -83,7 +83,7 @@ class StoppableWorker(ThreadWorker):
     def handle_error(self, req: object, client: socket.socket, addr: tuple[str, int], exc: Exception) -> None:
         """Answer a request that cannot be parsed with a problem, as the app does. Gunicorn itself sends HTML."""
         # Imported here: a reload reads the service's own code again.
-        from api.errors import unparsed_problem
+        from api.middleware.access_log import answer_unparsed
 
         refusal = next((refusal for errors, *refusal in _REFUSALS if isinstance(exc, errors)), None)
         if refusal is None or isinstance(exc, _APP_ERRORS):
@@ -92,7 +92,7 @@ class StoppableWorker(ThreadWorker):
         # Not what was sent: it may hold a key.
         self.log.warning("A request was refused: %s", type(exc).__name__)
         with contextlib.suppress(OSError):
-            client.sendall(unparsed_problem(self.wsgi, *refusal))
+            client.sendall(answer_unparsed(self.wsgi, *refusal))
 
     def notify(self) -> None:
         """Send a heartbeat, about once a second, and end the connections whose headers have not come."""

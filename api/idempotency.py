@@ -11,11 +11,14 @@ import logging
 import re
 from collections.abc import Iterable
 from http import HTTPStatus
+from typing import cast
 
 from flask import Flask, Response, abort, g, request
 
+from api import log_fields
 from api.auth.authentication import Caller
 from api.errors import ApiError
+from api.log_fields import LogFields
 from api.services import services
 from moodreel.storage.answer_store import Answer, AnswerStoreError, KeyInUse, KeyReused
 
@@ -26,6 +29,8 @@ _KEY = re.compile(r'"?([\x21\x23-\x7e]{1,255})"?')
 _FINAL = range(200, 500)
 _NOT_KEPT = (409, 429)
 """Status of answers that say to send the call again."""
+_NOT_REPEATED = ("job", "timings")
+"""Fields of the first call's log row that are about that call alone."""
 
 logger = logging.getLogger(__name__)
 
@@ -73,6 +78,7 @@ def begin(body: Iterable[bytes]) -> None:
     except AnswerStoreError as error:
         return logger.error("%s", error)
     if answer is not None:
+        log_fields.add(**cast(LogFields, answer.log))
         abort(Response(answer.body, answer.status, [*answer.headers, (REPLAYED, "true")]))
     g.idempotency_key = key
 
@@ -88,7 +94,8 @@ def _names_no_job(answer: Answer, caller: Caller) -> bool:
 def _keep(response: Response) -> Response:
     if "idempotency_key" in g and response.status_code in _FINAL and response.status_code not in _NOT_KEPT:
         headers = [(name, value) for name, value in response.headers if name != "Content-Length"]
-        _write(Answer(response.status_code, headers, response.get_data()))
+        log = {name: value for name, value in log_fields.current().items() if name not in _NOT_REPEATED}
+        _write(Answer(response.status_code, headers, response.get_data(), log))
     return response
 
 

@@ -104,6 +104,14 @@ def test_the_suffix_selects_the_format_of_the_thumbnail(smile, tmp_path, kind):
         assert width == 160 or (kind == "gif" and width < 160), "a GIF may be smaller, so that its file is"
 
 
+def test_a_clip_without_a_face_has_a_loop_too(tmp_path, capsys):
+    clip, path = tmp_path / "noise.mp4", tmp_path / "loop.mp4"
+    clip.write_bytes(synthetic_video.encode_video(synthetic_frames.noise_frames(30)))
+    assert main([str(clip), "--thumbnail", str(path)]) == 1
+    assert "No face was found" in capsys.readouterr().out
+    assert len(synthetic_video.decode_frames(path.read_bytes())) > 2
+
+
 def test_the_timeline_is_plotted(smile, tmp_path):
     path = tmp_path / "plot.png"
     assert main([str(smile), "--timeline", str(path)]) == 0

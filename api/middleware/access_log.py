@@ -13,6 +13,7 @@ from flask import Flask, Response, current_app, g, request
 
 from api import log_fields, maintenance
 from api.auth import authentication
+from api.errors import problem_response
 from api.log_fields import LogFields
 from api.middleware import request_body
 from api.services import Services, services
@@ -49,6 +50,22 @@ def sub_request(method: str) -> Iterator[None]:
             yield
         finally:
             _finish_row(g.status, None)
+
+
+def answer_unparsed(app: Flask, code: str, detail: str) -> bytes:
+    """Make the whole response to a request that Gunicorn could not parse, and write its row: `app` never sees it.
+
+    What it asked for is not known: the method and the endpoint of the row are "-".
+    """
+    with app.app_context():
+        g.request_id = uuid.uuid4().hex
+        headers = {"x-request-id": g.request_id, "Cache-Control": "no-store", "Connection": "close"}
+        response = problem_response(code, detail, headers=headers)
+        body = response.get_data()
+        call = Call.begin(request_id=g.request_id, method="-", endpoint="-")
+        call.finish(CallOutcome(response.status_code, 0.0, error=code, bytes_out=len(body)))
+        services().call_log_writer.write(call)
+    return f"HTTP/1.1 {response.status}\r\n{response.headers}".encode("latin1") + body
 
 
 def _open_row() -> None:

@@ -13,13 +13,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from functools import cached_property
 from typing import IO, Protocol, cast
 
 import flask
 from flask import Flask, Response, g, request
 from gunicorn.http.errors import ParseException
 from werkzeug.exceptions import RequestEntityTooLarge
+from werkzeug.utils import cached_property
 
 from api import log_fields, metrics
 from api.errors import RETRY_AFTER_SECONDS, ApiError
@@ -101,6 +101,7 @@ class LimitedStream:
 class Request(flask.Request):
     """A request that limits its body, however it is sent, and writes no upload to disk."""
 
+    # Not functools.cached_property: in Python 3.11 it has one lock for all requests, which the queue would be held by.
     @cached_property
     def stream(self) -> LimitedStream:  # type: ignore[override]
         """The body. Using it takes a slot of the concurrency limiter until the request has been answered.

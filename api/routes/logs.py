@@ -41,7 +41,7 @@ def _filters() -> Mapping[str, object]:
     in_query = to_dict(request.args.items(multi=True))
     if not has_body():
         return in_query
-    in_body = read_json()
+    in_body = read_json('{"status_code": 200}')
     if in_query and in_body:
         raise ApiError("ambiguous_filters", "Send the filters as a query string or as a JSON body, not both.")
     return in_body or in_query

@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
 from api.schemas.fields import AnswerSchema, LoadedData, RoundedFloat, TimeZone, field_doc
+from api.schemas.files import OptionsSchema
 
 DEFAULT_USAGE_DAYS = 30
 """Days of a usage query that names no start."""
@@ -79,11 +80,8 @@ class RenewedTokenSchema(AnswerSchema):
     expires_at = UtcTime(metadata=_TIME)
 
 
-class UsageQuery(Schema):
+class UsageQuery(OptionsSchema):
     """A range of days, both ends inclusive; by default the last 30 days."""
-
-    class Meta:
-        unknown = RAISE
 
     start_date = fields.Date(
         load_default=None, metadata=field_doc(f"A range has at most {MAX_DAYS} days.", example="2025-08-01")

@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 from zoneinfo import ZoneInfo
@@ -22,6 +22,11 @@ LoadedData = dict[str, Any]
 def field_doc(description: str, **more: object) -> dict[str, object]:
     """Make the metadata of a field for the OpenAPI document."""
     return {"description": description, **more}
+
+
+def one_of_or_null(choices: Sequence[str]) -> validate.OneOf:
+    """Make the validator of a string with these choices that may be null, as the OpenAPI document says by a choice."""
+    return validate.OneOf((*choices, None), error=f"Must be one of: {', '.join(choices)}.")
 
 
 def model_field(description: str) -> fields.String:

@@ -31,7 +31,7 @@ class ObjectField(fields.Field[object]):
 
 
 class OptionsSchema(Schema):
-    """What a media route takes. Of a name that it does not know, it names the nearest that it does.
+    """The options of a call. Of a name that it does not know, it names the nearest that it does.
 
     Attributes:
         body_only: fields that cannot be in the query string.
@@ -43,13 +43,14 @@ class OptionsSchema(Schema):
     body_only: tuple[str, ...] = ()
 
     def handle_error(self, error: ValidationError, data: object, **_: object) -> None:
-        """Add a hint to each unknown name."""
+        """Name the nearest known name of each unknown one, or all of them."""
         if not isinstance(data, Mapping) or not isinstance(error.messages, dict):
             return
         unknown = [name for name in data if name not in self.fields and name in error.messages]
         for name in unknown[:_MAX_HINTS]:
-            if isinstance(name, str) and (nearest := self._nearest(name)):
-                error.messages[name] = [f"{UNKNOWN} Did you mean {nearest}?"]
+            nearest = self._nearest(name) if isinstance(name, str) else None
+            hint = f"Did you mean {nearest}?" if nearest else f"There are {', '.join(self.fields)}."
+            error.messages[name] = [f"{UNKNOWN} {hint}"]
 
     def _nearest(self, name: str) -> str | None:
         """Return the known name most like this one; a field of an object is written as `object.field`."""

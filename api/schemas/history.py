@@ -6,6 +6,7 @@ from zoneinfo import ZoneInfo
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, validate
 
 from api.schemas.fields import AnswerSchema, Date, LoadedData, Probability, TimeZone, WholeNumber, field_doc
+from api.schemas.files import OptionsSchema
 from moodreel.emotions import FIVE
 from moodreel.storage.history import KINDS
 from moodreel.storage.mood_calendar import PERIODS
@@ -29,11 +30,8 @@ class EmptyQuery(Schema):
         unknown = RAISE
 
 
-class HistoryQuery(Schema):
+class HistoryQuery(OptionsSchema):
     """Filters of the entries, and the page."""
-
-    class Meta:
-        unknown = RAISE
 
     kind = fields.String(validate=validate.OneOf(KINDS))
     emotion = fields.String(metadata=field_doc("The `emotion` of an entry, or its `mood`.", example="Happy"))
@@ -43,11 +41,8 @@ class HistoryQuery(Schema):
     cursor = fields.String(load_default=None, metadata=field_doc("The `next_cursor` of the previous page."))
 
 
-class SummaryQuery(Schema):
+class SummaryQuery(OptionsSchema):
     """A range of days or weeks."""
-
-    class Meta:
-        unknown = RAISE
 
     by = fields.String(load_default="day", validate=validate.OneOf(PERIODS))
     start_date = fields.Date(

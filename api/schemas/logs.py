@@ -1,17 +1,15 @@
 """Schemas of the call log and its filters."""
 
-from marshmallow import RAISE, Schema, fields, post_load, validate
+from marshmallow import fields, post_load, validate
 
 from api.schemas.fields import AnswerSchema, Boolean, Date, LoadedData, WholeNumber, field_doc
+from api.schemas.files import OptionsSchema
 from moodreel.storage.call_log import CallFilters
 from moodreel.storage.timestamps import parse_end, parse_start
 
 
-class LogsQuery(Schema):
+class LogsQuery(OptionsSchema):
     """Filters of the calls. Send them as a query string or as a JSON body, not both."""
-
-    class Meta:
-        unknown = RAISE
 
     start_date = Date(parse_start, metadata=field_doc("ISO 8601, inclusive; UTC without a zone.", example="2025-08-01"))
     end_date = Date(parse_end, metadata=field_doc("As `start_date`; a date without a time includes that day."))

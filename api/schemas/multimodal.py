@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from marshmallow import fields, validate
 
-from api.schemas.fields import AnswerSchema, LowerCase, Seconds, field_doc, model_field
+from api.schemas.fields import AnswerSchema, LowerCase, Seconds, field_doc, model_field, one_of_or_null
 from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
 from moodreel.models.model_card import MODALITIES
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED
@@ -23,7 +23,7 @@ class AudioVisualSchema(VideoSchema):
 
     format = LowerCase(
         allow_none=True,
-        validate=validate.OneOf((*FORMATS, *AUDIO_FORMATS, None)),
+        validate=one_of_or_null((*FORMATS, *AUDIO_FORMATS)),
         metadata=field_doc("A hint only: the content of the file decides.", example="mp4"),
     )
     model = model_field("The name of a face-and-voice model in the store.")

@@ -20,6 +20,7 @@ from api.schemas.fields import (
     WholeNumber,
     field_doc,
     model_field,
+    one_of_or_null,
     to_dict,
 )
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
@@ -52,7 +53,7 @@ class VideoSchema(FileSchema):
 
     format = LowerCase(
         allow_none=True,
-        validate=validate.OneOf((*FORMATS, None)),
+        validate=one_of_or_null(FORMATS),
         metadata=field_doc("A hint only: the content of the file decides.", example="mp4"),
     )
     fps = fields.Float(

@@ -15,12 +15,12 @@ from tqdm import tqdm
 
 from moodreel.cli import formatting
 from moodreel.cli.options import add_loop_options, add_model_options
-from moodreel.errors import MoodreelError, UnsupportedMedia
+from moodreel.errors import MoodreelError, NoFace, UnsupportedMedia
 from moodreel.media.container import check_file_size, open_container, video_demuxer
 from moodreel.media.image import is_image
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.model_store import find_model_store
-from moodreel.pipelines.boomerang import OUTPUTS, LoopOptions
+from moodreel.pipelines.boomerang import OUTPUTS, BoomerangClip, LoopOptions
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.text import TextPipeline
@@ -165,21 +165,34 @@ def _predict_video(pipeline: VideoPipeline, file: Path, data: bytes, options: ar
         def progress(time: float) -> None:
             bar.update(min(time, bar.total) - bar.n)
 
-        result = pipeline.predict(
-            data, model=options.model, explain=options.explain, loop=_loop_options(file, options), progress=progress
-        )
-    for target in (options.timeline, options.thumbnail):
-        if target and len(options.files) > 1:
-            target.mkdir(parents=True, exist_ok=True)
+        loop = _loop_options(file, options)
+        try:
+            result = pipeline.predict(data, model=options.model, explain=options.explain, loop=loop, progress=progress)
+        except NoFace:
+            if loop:
+                _write_loop(file, pipeline.thumbnail(data, loop, model=options.model).boomerang, options)
+            raise
     if options.timeline:
+        _make_folder(options.timeline, options)
         # Imported here: matplotlib takes a second, and few want a plot.
         from moodreel.pipelines.timeline_plot import plot_timeline
 
         plot_timeline(result, _output_path(options.timeline, file, PLOT_SUFFIXES[0], options.files), title=file.name)
     if result.boomerang:
-        _output_path(options.thumbnail, file, LOOP_SUFFIXES[0], options.files).write_bytes(result.boomerang.data)
+        _write_loop(file, result.boomerang, options)
     # Last, so that a file that cannot be written is the only line of this video.
     _print_result(file, formatting.describe_video(result), formatting.video_to_json(file, result), options)
+
+
+def _write_loop(file: Path, loop: BoomerangClip, options: argparse.Namespace) -> None:
+    _make_folder(options.thumbnail, options)
+    _output_path(options.thumbnail, file, LOOP_SUFFIXES[0], options.files).write_bytes(loop.data)
+
+
+def _make_folder(target: Path, options: argparse.Namespace) -> None:
+    """Make the folder that an option names for several files."""
+    if len(options.files) > 1:
+        target.mkdir(parents=True, exist_ok=True)
 
 
 def _seconds(data: bytes) -> float:
@@ -226,7 +239,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--json", action="store_true", help="print one JSON object per file, one per line")
     parser.add_argument("--explain", action="store_true", help="name the facial actions that weighed most (videos)")
     parser.add_argument(
-        "--thumbnail", type=Path, metavar="FILE", help="write a loop of the best moment (.mp4, .webp, .gif)"
+        "--thumbnail",
+        type=Path,
+        metavar="FILE",
+        help="write a loop of the best moment (.mp4, .webp, .gif); without a face, of the one with most motion",
     )
     add_loop_options(parser)
     parser.add_argument(

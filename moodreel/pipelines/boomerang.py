@@ -47,8 +47,9 @@ class LoopOptions:
     aspect: str = "original"
 
 
-_MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 15.0}
-"""Most frames a second. Animated WebP and GIF have almost no inter-frame compression: a frame costs its full size."""
+_MAX_FPS = {"mp4": 30.0, "webp": 20.0, "gif": 25.0}
+"""Most frames a second. Animated WebP has almost no inter-frame compression: a frame costs its full size. For a GIF,
+`loop_encoders` chooses among these frames, and compares its size with that of their MP4."""
 _MAX_FRAME_BYTES = 64 * 2**20
 """Most memory for the decoded frames of one loop. A large, long loop gets fewer frames a second instead."""
 _PIXEL_BYTES = {"mp4": 1.5, "webp": 3.0, "gif": 3.0}

@@ -3,8 +3,8 @@
 An encoder takes each picture once, the order in which the loop shows them, and the seconds that it shows each.
 
 A GIF is at most three times as large as the MP4 of the same loop, as far as the smallest of `_GIF_STEPS` allows. GIF
-repeats a pixel only if it is exactly the same. So the steps to a smaller file are: pixels that hardly change stay,
-fewer colors, every second frame, a smaller picture. Dithering would flicker, and triple the size: there is none.
+repeats a pixel only if it is exactly the same. So the steps to a smaller file are: regions that hardly change stay,
+fewer colors, fewer frames, a smaller picture. Dithering would flicker, and triple the size: there is none.
 """
 
 import io
@@ -42,32 +42,39 @@ class _GifStep:
 
     Attributes:
         size: of the picture, 1 for what was requested.
-        every: 1 keeps every frame, 2 every second one.
+        fps: frames a second, as near as every second, third, ... frame comes to it.
         colors: of the palette.
-        tolerance: largest change of a channel, of 255, at which a pixel stays as it was in the frame before.
-        bytes: expected size of the file, 1 for the first step; from the least compressible of six videos.
+        tolerance: mean change, of 255, at which a region stays as it was in the frame before.
+        bytes: expected size of the file, 1 for the first step; from the least compressible of seven videos.
     """
 
     size: float
-    every: int
+    fps: int
     colors: int
     tolerance: int
     bytes: float
 
 
 _GIF_STEPS = (
-    _GifStep(1.0, 1, 255, 0, 1.0),
-    _GifStep(1.0, 1, 128, 12, 0.9),
-    _GifStep(1.0, 2, 64, 20, 0.4),
-    _GifStep(0.75, 2, 64, 20, 0.25),
-    _GifStep(0.625, 2, 64, 20, 0.2),
-    _GifStep(0.5, 2, 64, 20, 0.12),
-    _GifStep(0.5, 2, 32, 20, 0.1),
-    _GifStep(0.375, 2, 32, 24, 0.06),
-    _GifStep(0.25, 2, 16, 32, 0.025),
+    _GifStep(1.0, 15, 255, 0, 1.0),
+    _GifStep(1.0, 15, 128, 6, 0.84),
+    _GifStep(1.0, 8, 128, 6, 0.56),
+    _GifStep(1.0, 8, 64, 8, 0.42),
+    _GifStep(0.75, 8, 64, 6, 0.26),
+    _GifStep(0.625, 8, 64, 6, 0.19),
+    _GifStep(0.5, 8, 64, 6, 0.14),
+    _GifStep(0.5, 8, 32, 8, 0.1),
+    _GifStep(0.4375, 8, 32, 8, 0.08),
+    _GifStep(0.375, 8, 32, 10, 0.06),
+    _GifStep(0.25, 8, 16, 12, 0.022),
 )
-_FIRST_GIF_STEP = 4
+_FIRST_GIF_STEP = 5
 """The step that is tried first: cheap, and most loops need one near it."""
+_GIF_REGION = 15
+"""Side of the regions that stay, in pixels. Averaged over fewer, noise looks like motion: a tolerance that is larger
+than noise would leave lines of earlier frames behind whatever moves."""
+_PALETTE_STRIDE = 4
+"""The palette is made from every fourth pixel of every fourth line, because k-means is slow."""
 
 
 def forward_and_back(gaps: Sequence[float]) -> tuple[list[int], list[float]]:
@@ -154,20 +161,22 @@ def encode_gif(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds:
 
 def _encode_gif_step(step: _GifStep, images: Sequence[np.ndarray], seconds: Sequence[float]) -> EncodedLoop:
     """Encode with one palette for the whole loop, so that colors do not flicker."""
-    kept = sorted({*range(0, len(images), step.every), len(images) - 1})
+    every = max(1, round((2 * len(images) - 2) / sum(seconds) / step.fps))
+    kept = sorted({*range(0, len(images), every), len(images) - 1})
     times = np.cumsum([0.0, *seconds])[kept]
     order, seconds = forward_and_back(np.diff(times).tolist()) if len(kept) > 1 else ([0], seconds)
     size = fit_within(images[0].shape[1::-1], round(step.size * max(images[0].shape[:2])))
     small = [cv2.resize(images[index], size, interpolation=cv2.INTER_AREA) for index in kept]
     steady = list(itertools.accumulate(small, lambda before, image: _keep_still(before, image, step.tolerance)))
-    palette = Image.fromarray(np.concatenate(steady[:: math.ceil(len(steady) / 8)])).quantize(step.colors)
+    samples = [image[::_PALETTE_STRIDE, ::_PALETTE_STRIDE] for image in steady[:: math.ceil(len(steady) / 8)]]
+    palette = Image.fromarray(np.concatenate(samples)).quantize(step.colors, kmeans=1)
     frames = [Image.fromarray(image).quantize(palette=palette, dither=Image.Dither.NONE) for image in steady]
     return _encode_animation("GIF", frames, order, seconds, 100, optimize=False)
 
 
 def _keep_still(before: np.ndarray, image: np.ndarray, tolerance: int) -> np.ndarray:
-    """Return an image (H, W, 3) with the pixels of the one before where no channel changes by more than `tolerance`."""
-    change = cv2.blur(cv2.absdiff(before, image).max(axis=2), (3, 3))  # single pixels are noise
+    """Return an image (H, W, 3) with the pixels of the one before in regions that change by less than `tolerance`."""
+    change = cv2.blur(cv2.absdiff(before, image).max(axis=2), (_GIF_REGION, _GIF_REGION))
     return np.where((change < tolerance)[..., None], before, image)
 
 

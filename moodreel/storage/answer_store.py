@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlite_utils import Database
@@ -48,11 +48,13 @@ class Answer:
         status: HTTP status.
         headers: names and values.
         body: bytes of the body.
+        log: what the row of the call log says about the result.
     """
 
     status: int
     headers: list[tuple[str, str]]
     body: bytes
+    log: dict[str, object] = field(default_factory=dict)
 
 
 def m001_answers(db: Connection) -> None:
@@ -69,7 +71,12 @@ def m002_worker(db: Connection) -> None:
     db.execute("alter table answers add column worker text")
 
 
-SCHEMA = Schema("answers", (m001_answers, m002_worker))
+def m003_log(db: Connection) -> None:
+    """Store what the call log says about the result."""
+    db.execute("alter table answers add column log text not null default '{}'")
+
+
+SCHEMA = Schema("answers", (m001_answers, m002_worker, m003_log))
 
 
 class AnswerStore:
@@ -123,18 +130,18 @@ class AnswerStore:
         now = self._clock()
         with self._database.write() as db:
             self._delete_old(db)
-            sql = "select request, status, headers, body, worker from answers where key = ?"
+            sql = "select request, status, headers, body, log, worker from answers where key = ?"
             row = db.execute(sql, [key]).fetchone()
-            if row is None or (row[1] is None and self._has_died(row[4])):
+            if row is None or (row[1] is None and self._has_died(row[5])):
                 sql = "insert or replace into answers (key, created, request, worker) values (?, ?, ?, ?)"
                 db.execute(sql, [key, now, request, self._worker])
                 return None
-        first, status, headers, body, _ = row
+        first, status, headers, body, log, _ = row
         if first != request:
             raise KeyReused
         if status is None:
             raise KeyInUse
-        return Answer(status, [(name, value) for name, value in json.loads(headers)], body)
+        return Answer(status, [(name, value) for name, value in json.loads(headers)], body, json.loads(log))
 
     def put(self, key: str, answer: Answer) -> None:
         """Keep the answer of a claimed key, and delete the oldest of too many. Raises AnswerStoreError."""
@@ -142,8 +149,8 @@ class AnswerStore:
             return self.release(key)
         with self._database.write() as db:
             db.execute(
-                "update answers set created = ?, status = ?, headers = ?, body = ? where key = ?",
-                [self._clock(), answer.status, json.dumps(answer.headers), answer.body, key],
+                "update answers set created = ?, status = ?, headers = ?, body = ?, log = ? where key = ?",
+                [self._clock(), answer.status, json.dumps(answer.headers), answer.body, json.dumps(answer.log), key],
             )
             newest = "over (order by created desc, key)"
             sizes = f"select key, sum(length(body)) {newest} as size, row_number() {newest} as number from answers"

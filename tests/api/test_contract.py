@@ -474,6 +474,8 @@ def test_what_is_no_http_is_a_problem_too(server: Server, request_head: bytes, s
     assert answer.headers["Content-Type"] == PROBLEM
     assert answer.headers["Connection"] == "close"
     assert "unlogged" not in server.output
+    [row] = server.log_rows(request_id=body["request_id"])
+    assert (row["method"], row["endpoint"], row["status_code"], row["error"]) == ("-", "-", status, code)
 
 
 def assert_problem(response: requests.Response, status: int, code: str) -> dict[str, Any]:
@@ -546,10 +548,13 @@ SENTENCES: list[tuple[str, str, str, dict[str, Any], str]] = [
         "POST",
         "/api/detect/batch",
         {"json": {"pictures": ["AAAA"]}},
-        "pictures.0: Invalid input type.",
+        "pictures.0: Not a JSON object.",
     ),
     ("no part", "POST", "/predict", {"files": {"fps": (None, "30")}}, "file: The form has no such part."),
     ("two files", "POST", "/predict", {"files": [("file", CLIP), ("file", CLIP)]}, "file: There are 2. Send one file"),
+    ("list", "POST", "/predict", {"json": ["AAAA"]}, "body: Not a JSON object."),
+    ("filters that are no JSON", "GET", "/logs", {"data": "status_code=200"}, 'such as {"status_code": 200}.'),
+    ("other format", "POST", "/predict", {"json": {**video_body(CLIP), "format": "ogv"}}, "3gp, gif. Correct it"),
     ("no body", "POST", "/predict", {}, "The body is empty. Send a JSON object, such as"),
     ("no key", "POST", "/predict", {"headers": {}}, "Send an API key in the x-api-key header."),
     ("wrong key", "POST", "/predict", {"headers": {"x-api-key": "k"}}, "This service has no such API key"),

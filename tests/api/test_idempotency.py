@@ -71,6 +71,16 @@ def test_a_problem_is_an_answer_too(server: Server) -> None:
     assert second.headers["Content-Type"] == "application/problem+json"
 
 
+@pytest.mark.parametrize("data", [CLIP, b"raise NoFace"])
+def test_the_log_row_of_a_repeated_call_has_the_result(server: Server, data: bytes) -> None:
+    key = new_key()
+    answers = [post(server, "/predict", key, json=video_body(data)) for _ in range(2)]
+    [first], [second] = [server.log_rows(request_id=answer.headers["x-request-id"]) for answer in answers]
+    for column in ("status_code", "prediction", "confidence", "error", "model", "frames", "content_sha256"):
+        assert second[column] == first[column], column
+    assert second["timings"] is None
+
+
 @pytest.mark.parametrize("data", [b"raise Overloaded", b"crash"])
 def test_after_a_failure_of_the_server_the_call_is_made_again(server: Server, data: bytes) -> None:
     key = new_key()

@@ -180,6 +180,28 @@ def test_clients_that_send_a_part_of_their_headers_hold_a_thread_for_seconds(tmp
 
 
 @pytest.mark.server
+def test_calls_beyond_the_queue_are_refused_at_once(tmp_path: Path) -> None:
+    with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1, MAX_WAIT_SECONDS=300) as server:
+        body = json.dumps(video_body(b"a clip")).encode()
+        slow = _start_upload(server, body)
+        _wait_until_read(server)
+        statuses: list[int] = []
+        clients = [
+            threading.Thread(target=lambda: statuses.append(server.post("/predict", b"a clip").status_code))
+            for _ in range(MAX_QUEUED_PER_SLOT + 3)
+        ]
+        for client in clients:
+            client.start()
+        wait_until(lambda: statuses == [503] * 3)
+        assert server.call("POST", "/auth/verify-token", json={"token": ""}).status_code < 500, "takes no slot"
+        slow.sendall(body[1:])
+        for client in clients:
+            client.join(60)
+        assert sorted(statuses) == [200] * MAX_QUEUED_PER_SLOT + [503] * 3
+        slow.close()
+
+
+@pytest.mark.server
 def test_queued_calls_of_a_burst_are_all_answered(tmp_path: Path) -> None:
     with Server(tmp_path, WEB_CONCURRENCY=1, THREADS=1) as server:
         statuses: list[int] = []

@@ -271,3 +271,19 @@ def test_a_gif_is_at_most_three_times_its_mp4(make):
     assert gif.duration == pytest.approx(mp4.duration, abs=0.1)
     assert Image.open(io.BytesIO(gif.data)).size == (gif.width, gif.height)
     assert Image.open(io.BytesIO(gif.poster)).size == (mp4.width, mp4.height)
+
+
+def test_what_moves_leaves_nothing_behind_in_a_gif():
+    """A pattern of soft shades moves slowly: from one frame to the next, each pixel hardly changes."""
+    y, x = np.mgrid[0:240, 0:320]
+    noise = np.random.default_rng(1)
+    frames = []
+    for index in range(50):
+        shades = 90 + 50 * np.sin((x - 2 * index) / 40) * np.cos((y - index) / 30) + noise.normal(0, 2, x.shape)
+        frames.append(np.repeat(shades[..., None], 3, axis=2).clip(0, 255).astype(np.uint8))
+    reader = read_once(synthetic_video.encode_video(frames))
+    loop = make_boomerang(reader, 1.6, LoopOptions(output="gif"))
+    poster = np.asarray(Image.open(io.BytesIO(loop.poster)), np.float32)
+    shown = frames_of(loop)
+    peak = cv2.resize(shown[len(shown) // 2], poster.shape[1::-1], interpolation=cv2.INTER_CUBIC)
+    assert np.abs(peak - poster).mean() < 10
