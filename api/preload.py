@@ -27,7 +27,7 @@ LIBRARIES = (
 )
 """The slowest and largest imports of `api.wsgi`."""
 UNUSED = ("pandas", "requests", "websocket", "aiohttp", "opentelemetry")
-"""What the libraries import wherever it is installed, and the service does not need: 45 MB. sqlite-utils imports pandas,
+"""What the libraries import where it is installed, and the service does not need: 45 MB. sqlite-utils imports pandas,
 python-engineio the next three for its clients, redis the last."""
 
 

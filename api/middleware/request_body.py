@@ -101,7 +101,7 @@ class LimitedStream:
 class Request(flask.Request):
     """A request that limits its body, however it is sent, and writes no upload to disk."""
 
-    # functools.cached_property has one lock for all requests in Python 3.11: the one that waits for a slot would hold it.
+    # In Python 3.11, functools.cached_property has one lock for all requests: one that waits for a slot would hold it.
     @cached_property
     def stream(self) -> LimitedStream:  # type: ignore[override]
         """The body. Using it takes a slot of the concurrency limiter until the request has been answered.
