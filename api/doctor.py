@@ -2,6 +2,7 @@
 
 import argparse
 import ctypes
+import errno
 import importlib
 import json
 import os
@@ -13,13 +14,19 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from api.auth.jwks import ALGORITHMS, KeysUnavailable, open_key_source
+from api.companion.companion import Companion
 from api.settings import Settings, SettingsError
 from api.workers import default_workers
 from moodreel.errors import MoodreelError
+from moodreel.storage.connect import open_database
+from moodreel.storage.database import Schema, StorageError
+from moodreel.storage.objects import ObjectStorage, new_key
 
 MEGABYTES_PER_WORKER, MEGABYTES_SHARED = 560, 120
 """Memory of a worker with all models in use and of the processes that decode for it, and what the workers share
@@ -72,6 +79,7 @@ def examine() -> Iterator[Finding]:
         check_disk,
         check_gpu,
         check_models,
+        check_named_parts,
         check_port,
         check_traces,
     )
@@ -123,10 +131,10 @@ def check_open_files() -> Finding:
 
 def check_keys(settings: Settings) -> Iterator[Finding]:
     """Check that keys are long, different, and readable by nobody else."""
-    short = [f"number {number}" for number, key in enumerate(settings.api_key, 1) if len(key) < MIN_KEY_CHARACTERS]
+    short = [str(number) for number, key in enumerate(settings.api_key, 1) if len(key) < MIN_KEY_CHARACTERS]
     if short:
-        todo = "Make one with: openssl rand -hex 24."
-        yield Finding(WARN, "API_KEY", f"{', '.join(short)} has fewer than {MIN_KEY_CHARACTERS} characters. {todo}")
+        text = f"fewer than {MIN_KEY_CHARACTERS} characters: key {', '.join(short)} of {len(settings.api_key)}."
+        yield Finding(WARN, "API_KEY", f"{text} Make a longer one with: openssl rand -hex 24")
     if len(set(settings.api_key)) < len(settings.api_key):
         yield Finding(WARN, "API_KEY", "contains a key twice. Remove one.")
     dotenv = Path(".env")
@@ -229,18 +237,63 @@ def check_models(settings: Settings) -> Iterator[Finding]:
         yield Finding(OK, "models", f"{len(folders)} in {settings.model_store}, as their cards say")
 
 
+def check_named_parts(settings: Settings) -> Iterator[Finding]:
+    """Use each model, server, storage and file of keys that a setting names, as the service does."""
+    from api.bootstrap import open_presence
+    from moodreel.models.audiovisual_registry import load_audiovisual_model
+    from moodreel.models.face_registry import load_face_model
+    from moodreel.models.text_registry import load_text_model
+
+    storage = (settings.media_storage if settings.history else None) or ""
+    history_url = settings.history_database_url if settings.history or settings.jobs else None
+    # `check_disk` checks a folder of MEDIA_STORAGE: used here, it would be made, and belong to this user.
+    parts: dict[str, tuple[object, Callable[[Any], object]]] = {
+        "MODEL_PATH": (settings.model_path, load_face_model),
+        "TEXT_MODEL_PATH": (settings.text_model_path, load_text_model),
+        "CHECKPOINT_PATH": (settings.checkpoint_path, load_audiovisual_model),
+        "LOG_DATABASE_URL": (settings.log_database_url, partial(_connect, "LOG_DATABASE_URL")),
+        "HISTORY_DATABASE_URL": (history_url, partial(_connect, "HISTORY_DATABASE_URL")),
+        "REDIS_URL": (settings.redis_url, lambda _: open_presence(settings).count_others()),
+        "MEDIA_STORAGE": ("" if storage.startswith("file://") else storage, _store),
+        "OIDC_JWKS": (settings.oidc_jwks, lambda source: open_key_source(source).find(ALGORITHMS[0], None)),
+        "LLM_BASE_URL": (settings.llm_base_url, lambda _: Companion.from_settings(settings)),
+    }
+    for name, (value, use) in parts.items():
+        if not value:
+            continue
+        try:
+            use(value)
+        except (MoodreelError, SettingsError, KeysUnavailable) as error:
+            yield Finding(FAIL, name, str(error))
+        else:
+            yield Finding(OK, name, "can be used")
+
+
+def _connect(name: str, url: str) -> None:
+    """Connect to PostgreSQL, as a user that may create tables. Raises StorageError."""
+    open_database(url, Schema("doctor", ()), name="database", settings=("", name), error=StorageError).close()
+
+
+def _store(url: str) -> None:
+    """Store an object, read it and delete it. Raises ObjectStorageError."""
+    storage, key = ObjectStorage(url), new_key("doctor", "test.txt")
+    storage.put(key, b"moodreel doctor")
+    storage.get(key)
+    storage.delete(key)
+
+
 def check_port(settings: Settings) -> Iterator[Finding]:
-    """Check that the port is free. If it is not, this is only a warning: the service itself may use it."""
+    """Check that the port can be used. If something uses it, this is only a warning: it may be the service itself."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            text = (
-                f"{settings.host}:{settings.port} cannot be used ({error.strerror}). If it is not moodreel, set PORT."
-            )
-            yield Finding(WARN, "port", text)
+            in_use = error.errno == errno.EADDRINUSE
+            todo = "If that is not moodreel, set PORT." if in_use else "Correct HOST or PORT."
+            text = f"{settings.host}:{settings.port} cannot be used ({error.strerror}). {todo}"
+            yield Finding(WARN if in_use else FAIL, "port", text)
             return
     yield Finding(OK, "port", f"{settings.host}:{settings.port} is free")
 

@@ -79,5 +79,5 @@ def _translate_errors() -> Iterator[None]:
         yield
     except (RedisError, OSError) as error:
         raise PresenceError(
-            f"The Redis of REDIS_URL cannot be used: {error}. Start it, correct REDIS_URL, or leave that empty."
+            f"The Redis of REDIS_URL cannot be used: {str(error).rstrip('.')}. Start it, correct REDIS_URL, or leave that empty."
         ) from error

@@ -118,6 +118,43 @@ def test_short_and_double_keys_and_an_open_env_file_are_told_without_the_keys(mo
     assert not any("short" in finding.text for finding in findings)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("MODEL_PATH", {"model_path": Path("broken.safetensors")}),
+        ("TEXT_MODEL_PATH", {"text_model_path": STORE / "vit"}),
+        ("CHECKPOINT_PATH", {"checkpoint_path": STORE / "vit"}),
+        ("LOG_DATABASE_URL", {"log_database_url": "postgresql://moodreel:secret@127.0.0.1:1/moodreel"}),
+        ("HISTORY_DATABASE_URL", {"history_database_url": "postgresql://moodreel:secret@127.0.0.1:1/m", "jobs": True}),
+        ("REDIS_URL", {"redis_url": "redis://:secret@127.0.0.1:1/0"}),
+        ("MEDIA_STORAGE", {"media_storage": "unknown://bucket", "history": True}),
+        ("OIDC_JWKS", {"oidc_jwks": "keys.json"}),
+        ("OIDC_JWKS", {"oidc_jwks": "https://127.0.0.1:1/keys"}),
+    ],
+)
+def test_a_part_that_a_setting_names_and_that_cannot_be_used_is_told(monkeypatch, tmp_path, name, options) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("broken.safetensors").write_bytes(b"no weights")
+    [finding] = doctor.check_named_parts(dataclasses.replace(SETTINGS, **options))
+    assert (finding.level, finding.subject) == (doctor.FAIL, name)
+    assert "secret" not in finding.text
+
+
+def test_parts_that_can_be_used_are_told_and_a_folder_is_not_made(tmp_path: Path) -> None:
+    settings = dataclasses.replace(SETTINGS, model_path=STORE / "vit", media_storage="memory://media", history=True)
+    assert levels(doctor.check_named_parts(settings)) == {"MODEL_PATH": doctor.OK, "MEDIA_STORAGE": doctor.OK}
+    assert not list(doctor.check_named_parts(dataclasses.replace(settings, model_path=None, history=False)))
+    folder = dataclasses.replace(SETTINGS, media_storage=f"file://{tmp_path}/media", history=True)
+    assert not list(doctor.check_named_parts(folder))
+    assert not (tmp_path / "media").exists()
+
+
+def test_an_address_of_another_host_fails() -> None:
+    [finding] = doctor.check_port(dataclasses.replace(SETTINGS, host="192.0.2.1"))
+    assert finding.level == doctor.FAIL
+    assert "HOST" in finding.text
+
+
 def test_a_port_in_use_and_a_gpu_that_is_not_there_are_told() -> None:
     with socket.socket() as other:
         other.bind(("127.0.0.1", 0))
