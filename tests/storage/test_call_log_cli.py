@@ -201,3 +201,24 @@ def test_what_is_no_backup_is_not_restored(
     assert run(sqlite_log, "restore", str(tmp_path / "bad.db")) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert len(sqlite_log.select().rows) == 3
+
+
+def test_a_backup_is_restored_in_place_of_a_damaged_log_and_of_a_folder_that_is_missing(
+    sqlite_log: CallLog, tmp_path: Path
+) -> None:
+    backup, damaged, missing = tmp_path / "backup.db", tmp_path / "damaged.db", tmp_path / "logs" / "calls.db"
+    assert run(sqlite_log, "backup", str(backup)) == 0
+    damaged.write_bytes(b"garbage" * 1000)
+    for path in (damaged, missing):
+        assert main(["restore", "--db", str(path), str(backup)]) == 0
+        assert [row["request_id"] for row in CallLog(path).iterate()] == ["c", "b", "a"]
+    [aside] = tmp_path.glob("damaged.db.corrupt-*")
+    assert aside.read_bytes() == b"garbage" * 1000
+
+
+def test_a_copy_that_is_no_call_log_is_not_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.execute("create table other (id)")
+    assert main(["backup", "--db", str(tmp_path / "other.db"), str(tmp_path / "backup.db")]) == 1
+    assert "not a usable call log" in capsys.readouterr().err
+    assert not (tmp_path / "backup.db").exists()
