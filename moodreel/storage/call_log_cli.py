@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -25,7 +26,11 @@ MAX_DAYS = 36_500
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command. Returns exit status 1, with one line on standard error, if the log cannot be used."""
     options = _parser().parse_args(arguments)
-    options.db = options.db or os.environ.get("LOG_DATABASE_URL") or os.environ.get("LOG_PATH") or DEFAULT_DB
+    try:
+        options.db = options.db or _service_log()
+    except (OSError, ValueError) as error:
+        print(f".env cannot be read ({error}). Name the log with --db.", file=sys.stderr)
+        return 1
     if not is_url(options.db) and not Path(options.db).exists() and options.command != "restore":
         print(f"There is no call log at {options.db}; name it with --db.", file=sys.stderr)
         return 1
@@ -43,11 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _service_log() -> Path | str:
+    """Return where the service in the current folder has its log. Raises OSError or ValueError if .env is unusable."""
+    variables: dict[str, str | None] = dict(os.environ)
+    # It is a part of the extra `server`; without that, there is no service here.
+    with suppress(ModuleNotFoundError):
+        from dotenv import dotenv_values
+
+        variables = dotenv_values(".env") | variables
+    return variables.get("LOG_DATABASE_URL") or variables.get("LOG_PATH") or DEFAULT_DB
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="moodreel logs", description="Read and maintain the call log.")
     database = argparse.ArgumentParser(add_help=False)
     database.add_argument(
-        "--db", help=f"file or URL of the call log (default: LOG_DATABASE_URL, else LOG_PATH, else {DEFAULT_DB})"
+        "--db",
+        help="file or URL of the call log (default: LOG_DATABASE_URL, else "
+        f"LOG_PATH, in the environment or in .env of the current folder, else {DEFAULT_DB})",
     )
     filters = argparse.ArgumentParser(add_help=False, parents=[database])
     filters.add_argument(

@@ -111,15 +111,34 @@ def test_the_error_of_a_missing_log_is_one_line(tmp_path: Path, capsys: pytest.C
 
 
 def test_the_environment_names_the_log(
-    sqlite_log: CallLog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sqlite_log: CallLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOG_DATABASE_URL", raising=False)
     monkeypatch.setenv("LOG_PATH", str(sqlite_log.location))
+    (tmp_path / ".env").write_text("LOG_PATH=other.db\n")
     assert main(["export", "--format", "jsonl"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     monkeypatch.setenv("LOG_DATABASE_URL", "none.db")
     assert main(["export"]) == 1
     assert "There is no call log at none.db" in capsys.readouterr().err
+
+
+def test_the_settings_of_the_service_in_this_folder_name_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("LOG_DATABASE_URL", "LOG_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "logs" / "calls.db")
+    fill(tmp_path / "my calls.db").prune(1)
+    for dotenv, rows in (("", 3), ("LOG_PATH=my calls.db\n", 0), ("LOG_PATH=\n", 3)):
+        (tmp_path / ".env").write_text(dotenv)
+        assert main(["export", "--format", "jsonl"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == rows
+    (tmp_path / ".env").write_bytes(b"\xff")
+    assert main(["export"]) == 1
+    assert capsys.readouterr().err.startswith(".env cannot be read")
 
 
 def test_the_error_of_a_corrupt_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
