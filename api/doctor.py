@@ -22,15 +22,18 @@ from urllib.parse import urlsplit
 from api.auth.jwks import ALGORITHMS, KeysUnavailable, open_key_source
 from api.companion.companion import Companion
 from api.settings import Settings, SettingsError
-from api.workers import default_workers
+from api.workers import (
+    MEGABYTES_PER_WORKER,
+    MEGABYTES_SHARED,
+    default_workers,
+    memory_megabytes,
+    workers_in_memory,
+)
 from moodreel.errors import MoodreelError
 from moodreel.storage.connect import open_database
 from moodreel.storage.database import Schema, StorageError
 from moodreel.storage.objects import ObjectStorage, new_key
 
-MEGABYTES_PER_WORKER, MEGABYTES_SHARED = 560, 120
-"""Memory of a worker with all models in use and of the processes that decode for it, and what the workers share
-(docs/operate.md, "Workers and memory")."""
 MIN_KEY_CHARACTERS = 16
 MIN_FREE_MEGABYTES, ENOUGH_FREE_MEGABYTES = 200, 2000
 MIN_SHARED_MEGABYTES = 64
@@ -146,11 +149,10 @@ def check_keys(settings: Settings) -> Iterator[Finding]:
 def check_memory(settings: Settings) -> Iterator[Finding]:
     """Compare the memory of the host, or of its container, with what the workers need."""
     workers = settings.web_concurrency or default_workers(settings.use_gpu)
-    needed, total = MEGABYTES_SHARED + MEGABYTES_PER_WORKER * workers, _memory_megabytes()
+    needed, total = MEGABYTES_SHARED + MEGABYTES_PER_WORKER * workers, memory_megabytes()
     if total < needed:
-        fitting = max(1, (total - MEGABYTES_SHARED) // MEGABYTES_PER_WORKER)
-        text = f"{workers} workers need some {needed} MB, there are {total}. Set WEB_CONCURRENCY={fitting}."
-        yield Finding(FAIL, "memory", text)
+        todo = f"Set WEB_CONCURRENCY={fitting}." if (fitting := workers_in_memory()) < workers else "Add memory."
+        yield Finding(FAIL, "memory", f"{workers} workers need some {needed} MB, there are {total}. {todo}")
     elif total < 2 * needed - MEGABYTES_SHARED:
         text = f"{total} MB for {workers} workers; a reload (SIGHUP) runs twice as many for some seconds."
         yield Finding(WARN, "memory", f"{text} Restart instead, or set a lower WEB_CONCURRENCY.")
@@ -343,14 +345,3 @@ def _missing(names: Sequence[str], mode: Literal["r", "w"]) -> list[str]:
         return False
 
     return [name for name in names if is_missing(name)]
-
-
-def _memory_megabytes() -> int:
-    """Return the memory of the host, or the limit of its control group if that is lower."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(limit).read_text()))
-        except (OSError, ValueError):  # there is none, or it is "max"
-            continue
-    return total // 10**6

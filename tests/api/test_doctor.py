@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import api.workers
 from api import doctor
 from api.settings import Settings
 from moodreel.__main__ import main
@@ -61,8 +62,16 @@ def test_damaged_weights_fail(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("total", "level"), [(500, doctor.FAIL), (700, doctor.WARN), (4000, doctor.OK)])
 def test_memory_is_compared_with_the_workers(monkeypatch, total: int, level: str) -> None:
-    monkeypatch.setattr(doctor, "_memory_megabytes", lambda: total)
+    monkeypatch.setattr(doctor, "memory_megabytes", lambda: total)
     assert levels(doctor.check_memory(SETTINGS))["memory"] == level
+
+
+@pytest.mark.parametrize(("workers", "todo"), [(4, "Set WEB_CONCURRENCY=1."), (1, "Add memory.")])
+def test_too_little_memory_is_told_with_what_to_do(monkeypatch, workers: int, todo: str) -> None:
+    for module in (doctor, api.workers):
+        monkeypatch.setattr(module, "memory_megabytes", lambda: 600)
+    findings = doctor.check_memory(dataclasses.replace(SETTINGS, web_concurrency=workers))
+    assert next(findings).text.endswith(todo)
 
 
 @pytest.mark.parametrize(("free", "level"), [(10, doctor.FAIL), (900, doctor.WARN), (9000, doctor.OK)])
