@@ -276,7 +276,7 @@ def test_a_failed_start_prints_its_reason_in_one_line(
 
 @pytest.fixture
 def gpu_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Simulate a machine with 16 cores and enough memory, a CUDA build of torch, and an `nvidia-smi` that prints this."""
+    """Simulate a machine with 16 cores, enough memory, a CUDA build of torch, and an `nvidia-smi` that prints this."""
 
     def fake(output: str) -> None:
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{output}'\n")
