@@ -358,7 +358,7 @@ def test_a_subcommand_gets_its_arguments(monkeypatch):
     assert main(["logs", "list"]) == 0
     assert calls == [
         ("moodreel.training.__main__", ["train", "resemotenet", "--lr", "0.1"]),
-        ("moodreel.storage.call_log_cli", ["list"]),
+        ("moodreel.cli.logs", ["list"]),
     ]
 
 

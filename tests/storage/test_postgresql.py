@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
+from moodreel.cli.logs import main
 from moodreel.storage import call_log, history
 from moodreel.storage.call_log import Call, CallFilters, CallLog, CallLogError, CallOutcome
-from moodreel.storage.call_log_cli import main
 from moodreel.storage.database import CROWDED, DOWN, FULL, LOCKED, READ_ONLY, SLOW, UNUSABLE
 from moodreel.storage.history import History, HistoryEntry, HistoryError
 from tests.support.postgresql_server import PASSWORD, PostgresqlServer

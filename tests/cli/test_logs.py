@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from moodreel.cli.logs import main
 from moodreel.storage.call_log import Call, CallFilters, CallLog, CallOutcome
-from moodreel.storage.call_log_cli import main
 from tests.storage.test_call_log import NOON, write
 
 

@@ -1,4 +1,4 @@
-"""List, follow, export, prune, back up and restore the call log: the command line for operators."""
+"""`moodreel logs`: list, follow, export, prune, back up and restore the call log."""
 
 import argparse
 import io
@@ -23,7 +23,7 @@ DEFAULT_ROWS = 50
 MAX_DAYS = 36_500
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns exit status 1, with one line on standard error, if the log cannot be used."""
     options = _parser().parse_args(arguments)
     try:
@@ -143,14 +143,14 @@ def _prune(options: argparse.Namespace) -> None:
 
 
 def _back_up(options: argparse.Namespace) -> None:
-    print(f"{back_up(_file(options), options.file)} calls copied to {options.file}. The copy was checked.")
+    print(f"{back_up(_sqlite_path(options), options.file)} calls copied to {options.file}. The copy was checked.")
 
 
 def _restore(options: argparse.Namespace) -> None:
-    print(f"{restore(options.file, _file(options))} calls restored from {options.file} to {options.db}.")
+    print(f"{restore(options.file, _sqlite_path(options))} calls restored from {options.file} to {options.db}.")
 
 
-def _file(options: argparse.Namespace) -> Path:
+def _sqlite_path(options: argparse.Namespace) -> Path:
     if is_url(options.db):
         raise CallLogError(
             "backup and restore are for SQLite files. For PostgreSQL use its own tools:"
@@ -220,7 +220,3 @@ def _parse_bool(text: str) -> bool:
         return {"true": True, "false": False}[text.lower()]
     except KeyError as error:
         raise argparse.ArgumentTypeError(f"True or False, not {text!r}") from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())
