@@ -13,11 +13,14 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
+
+from dotenv import dotenv_values
 
 from api.auth.jwks import ALGORITHMS, KeysUnavailable, open_key_source
 from api.companion.companion import Companion
@@ -77,6 +80,7 @@ def examine() -> Iterator[Finding]:
         yield Finding(FAIL, "settings", f"{error} .env.example explains every variable.")
         return
     checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
+        check_dotenv,
         check_keys,
         check_memory,
         check_disk,
@@ -132,17 +136,26 @@ def check_open_files() -> Finding:
     return Finding(OK, "open files", f"at most {'any number' if hard < 0 else hard}")
 
 
+def check_dotenv(_settings: Settings) -> Iterator[Finding]:
+    """Check that nobody else can read the file, and look for misspelled settings: they are ignored."""
+    dotenv = Path(".env")
+    if dotenv.exists() and dotenv.stat().st_mode & 0o077:
+        yield Finding(WARN, ".env", "other users of this host can read it. Run: chmod 600 .env")
+    names = [item.name.upper() for item in fields(Settings)]
+    for name in dotenv_values(dotenv):
+        # Other programs read variables of this file too, and the SDK of OpenTelemetry has many that look alike.
+        if name not in names and not name.startswith("OTEL_") and (close := get_close_matches(name, names, 1, 0.85)):
+            yield Finding(WARN, ".env", f"{name} is no setting and is ignored. Did you mean {close[0]}?")
+
+
 def check_keys(settings: Settings) -> Iterator[Finding]:
-    """Check that keys are long, different, and readable by nobody else."""
+    """Check that keys are long and different."""
     short = [str(number) for number, key in enumerate(settings.api_key, 1) if len(key) < MIN_KEY_CHARACTERS]
     if short:
         text = f"fewer than {MIN_KEY_CHARACTERS} characters: key {', '.join(short)} of {len(settings.api_key)}."
         yield Finding(WARN, "API_KEY", f"{text} Make a longer one with: openssl rand -hex 24")
     if len(set(settings.api_key)) < len(settings.api_key):
         yield Finding(WARN, "API_KEY", "contains a key twice. Remove one.")
-    dotenv = Path(".env")
-    if dotenv.exists() and dotenv.stat().st_mode & 0o077:
-        yield Finding(WARN, ".env", "other users of this host can read it. Run: chmod 600 .env")
     yield Finding(OK, "API_KEY", f"{len(settings.api_key)} in use")
 
 

@@ -13,7 +13,7 @@ import api.workers
 from api import doctor
 from api.settings import Settings
 from moodreel.__main__ import main
-from tests.support.server import STORE, free_port
+from tests.support.server import ROOT, STORE, free_port
 
 SETTINGS = Settings(api_key=("k" * 32,), web_concurrency=1, port=free_port())
 Usage = namedtuple("Usage", "total used free")
@@ -119,12 +119,25 @@ def test_a_damaged_card_is_told(tmp_path: Path, card: str) -> None:
     assert found.text.startswith("mine: its model.json cannot be used")
 
 
-def test_short_and_double_keys_and_an_open_env_file_are_told_without_the_keys(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path(".env").touch(0o644)
+def test_short_and_double_keys_are_told_without_the_keys() -> None:
     findings = list(doctor.check_keys(dataclasses.replace(SETTINGS, api_key=("short", "short"))))
-    assert [finding.level for finding in findings] == [doctor.WARN, doctor.WARN, doctor.WARN, doctor.OK]
+    assert [finding.level for finding in findings] == [doctor.WARN, doctor.WARN, doctor.OK]
     assert not any("short" in finding.text for finding in findings)
+
+
+def test_an_open_env_file_and_misspelled_settings_are_told(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert not list(doctor.check_dotenv(SETTINGS))
+    shutil.copy(ROOT / ".env.example", ".env")
+    with Path(".env").open("a") as dotenv:
+        dotenv.write(
+            "LOG_RETENTION_DAY=3\nDOMAIN=example.org\nHTTPS_PORT=8443\nOTEL_EXPORTER_OTLP_TRACES_HEADERS=a=b\n"
+        )
+    Path(".env").chmod(0o644)
+    texts = [finding.text for finding in doctor.check_dotenv(SETTINGS)]
+    assert len(texts) == 2
+    assert "chmod 600" in texts[0]
+    assert texts[1].endswith("Did you mean LOG_RETENTION_DAYS?")
 
 
 @pytest.mark.parametrize(
