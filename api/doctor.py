@@ -1,4 +1,7 @@
-"""`moodreel doctor`: check the host that the service runs on, and say what to do about each finding."""
+"""`moodreel doctor`: check the host that the service runs on, and say what to do about each finding.
+
+What needs native libraries is imported in functions: one that cannot be imported is a finding.
+"""
 
 import argparse
 import ctypes
@@ -45,6 +48,8 @@ DECODERS, ENCODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "opus
 _TIME_ERROR = 5
 """Value that adjtimex(2) returns while the clock is not synchronized."""
 OK, WARN, FAIL = "ok", "warn", "FAIL"
+LIBRARIES = "libraries"
+"""Subject of the finding that a native library cannot be imported."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +76,8 @@ def main(argv: Sequence[str]) -> int:
 
 def examine() -> Iterator[Finding]:
     """Run all checks. Those that need settings run last, and only if the settings are valid."""
-    yield from check_libraries()
+    libraries = list(check_libraries())
+    yield from libraries
     yield check_clock()
     yield check_open_files()
     try:
@@ -79,19 +85,11 @@ def examine() -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding(FAIL, "settings", f"{error} .env.example explains every variable.")
         return
-    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        check_dotenv,
-        check_keys,
-        check_memory,
-        check_disk,
-        check_gpu,
-        check_models,
-        check_named_parts,
-        check_port,
-        check_traces,
-    )
-    for check in checks:
+    for check in (check_dotenv, check_keys, check_memory, check_disk, check_port, check_traces):
         yield from check(settings)
+    if all(finding.subject != LIBRARIES for finding in libraries):
+        for check in (check_gpu, check_models, check_named_parts):
+            yield from check(settings)
 
 
 def check_libraries() -> Iterator[Finding]:
@@ -101,7 +99,7 @@ def check_libraries() -> Iterator[Finding]:
             importlib.import_module(name)
         except (ImportError, OSError) as error:
             todo = "Install the missing package: ./init.sh, or apt-get install libgl1 libglib2.0-0 libegl1 libgles2."
-            yield Finding(FAIL, "libraries", f"{name} cannot be imported ({error}). {todo}")
+            yield Finding(FAIL, LIBRARIES, f"{name} cannot be imported ({error}). {todo}")
             return
     import av
 

@@ -4,6 +4,8 @@ import dataclasses
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from collections import namedtuple
 from pathlib import Path
 
@@ -45,6 +47,23 @@ def test_wrong_settings_fail_and_name_the_variable(host, capsys) -> None:
     host.setenv("THREADS", "many")
     assert main(["doctor"]) == 1
     assert "FAIL  settings: THREADS" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["torch", "cv2", "mediapipe", "av"])
+def test_a_library_that_cannot_be_imported_is_told_beside_what_needs_none(tmp_path: Path, name: str) -> None:
+    (tmp_path / f"{name}.py").write_text("raise ImportError('libGL.so.1: cannot open shared object file')")
+    done = subprocess.run(
+        [sys.executable, "-m", "moodreel", "doctor"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": f"{tmp_path}:{ROOT}", "API_KEY": "k" * 32, "PORT": str(free_port())},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (1, "")
+    [failure] = [line for line in done.stdout.splitlines() if line.startswith("FAIL")]
+    assert failure.startswith(f"FAIL  libraries: {name} cannot be imported (libGL.so.1")
+    assert "disk: " in done.stdout
 
 
 def test_damaged_weights_fail(tmp_path: Path) -> None:
