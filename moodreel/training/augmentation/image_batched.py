@@ -1,8 +1,8 @@
 """Augment batches of face crops, on any torch device, as `moodreel.training.augmentation.image.augment_crop` does one.
 
 On a GPU, the parameters are drawn on the CPU, from the same distributions; only the noise is drawn on the device. No
-image leaves the device: resizing and blurring multiply by matrices whose rows hold the weights of a pixel's neighbors, and JPEG is
-simulated for gray images by a block DCT, quantization and the inverse DCT.
+image leaves the device: resizing and blurring multiply by matrices whose rows hold the weights of a pixel's neighbors,
+and JPEG is simulated for gray images by a block DCT, quantization and the inverse DCT.
 """
 
 from collections.abc import Callable
