@@ -65,13 +65,15 @@ def main(argv: Sequence[str]) -> int:
     """Print the findings. Returns 1 if the service will not work as it should, else 0."""
     argparse.ArgumentParser(
         "moodreel doctor",
-        description="Check this host: libraries, memory, disk, GPU, models, keys, clock, port. Settings come from the "
-        "environment and from .env in the current folder. The exit status is 1 if a line says FAIL.",
+        description="Check this host: libraries, memory, disk, GPU, models, keys, clock, port, and the servers that the "
+        "settings name. Settings come from the environment and from .env in the current folder. The exit status is 1 if "
+        "a line says FAIL.",
     ).parse_args(argv)
-    findings = list(examine())
-    for finding in findings:
-        print(f"{finding.level:<5} {finding.subject}: {finding.text}")
-    return int(any(finding.level == FAIL for finding in findings))
+    levels = set()
+    for finding in examine():
+        print(f"{finding.level:<5} {finding.subject}: {finding.text}", flush=True)
+        levels.add(finding.level)
+    return int(FAIL in levels)
 
 
 def examine() -> Iterator[Finding]:
