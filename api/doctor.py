@@ -65,9 +65,9 @@ def main(argv: Sequence[str]) -> int:
     """Print the findings. Returns 1 if the service will not work as it should, else 0."""
     argparse.ArgumentParser(
         "moodreel doctor",
-        description="Check this host: libraries, memory, disk, GPU, models, keys, clock, port, and the servers that the "
-        "settings name. Settings come from the environment and from .env in the current folder. The exit status is 1 if "
-        "a line says FAIL.",
+        description="Check this host: libraries, memory, disk, GPU, models, keys, clock, port, and the servers that "
+        "settings name. These come from the environment and from .env in the current folder. The exit status is 1 if a "
+        "line says FAIL.",
     ).parse_args(argv)
     levels = set()
     for finding in examine():
