@@ -6,6 +6,7 @@ What needs native libraries is imported in functions: one that cannot be importe
 import argparse
 import ctypes
 import errno
+import http.client
 import importlib
 import json
 import os
@@ -14,6 +15,8 @@ import shutil
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -271,7 +274,7 @@ def check_named_parts(settings: Settings) -> Iterator[Finding]:
         "REDIS_URL": (settings.redis_url, lambda _: open_presence(settings).count_others()),
         "MEDIA_STORAGE": ("" if storage.startswith("file://") else storage, _store),
         "OIDC_JWKS": (settings.oidc_jwks, lambda source: open_key_source(source).find(ALGORITHMS[0], None)),
-        "LLM_BASE_URL": (settings.llm_base_url, lambda _: Companion.from_settings(settings)),
+        "LLM_BASE_URL": (settings.llm_base_url, lambda _: _list_language_models(settings)),
     }
     for name, (value, use) in parts.items():
         if not value:
@@ -295,6 +298,20 @@ def _store(url: str) -> None:
     storage.put(key, b"moodreel doctor")
     storage.get(key)
     storage.delete(key)
+
+
+def _list_language_models(settings: Settings) -> None:
+    """Ask the companion's server for its models. Raises SettingsError, except if it merely has no such list."""
+    Companion.from_settings(settings)
+    headers = {"Authorization": f"Bearer {settings.llm_api_key}"} if settings.llm_api_key else {}
+    url = f"{str(settings.llm_base_url).rstrip('/')}/models"
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise SettingsError("Its server refuses LLM_API_KEY. Correct that.") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise SettingsError(f"Its server does not answer ({error}). Start it, or correct LLM_BASE_URL.") from error
 
 
 def check_port(settings: Settings) -> Iterator[Finding]:

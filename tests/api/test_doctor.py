@@ -15,6 +15,7 @@ import api.workers
 from api import doctor
 from api.settings import Settings
 from moodreel.__main__ import main
+from tests.support.chat_stand_in import chat_stand_in
 from tests.support.server import ROOT, STORE, free_port
 
 SETTINGS = Settings(api_key=("k" * 32,), web_concurrency=1, port=free_port())
@@ -171,6 +172,7 @@ def test_an_open_env_file_and_misspelled_settings_are_told(monkeypatch, tmp_path
         ("MEDIA_STORAGE", {"media_storage": "unknown://bucket", "history": True}),
         ("OIDC_JWKS", {"oidc_jwks": "keys.json"}),
         ("OIDC_JWKS", {"oidc_jwks": "https://127.0.0.1:1/keys"}),
+        ("LLM_BASE_URL", {"llm_base_url": "http://127.0.0.1:1/v1", "llm_model": "tiny", "llm_api_key": "secret"}),
     ],
 )
 def test_a_part_that_a_setting_names_and_that_cannot_be_used_is_told(monkeypatch, tmp_path, name, options) -> None:
@@ -179,6 +181,12 @@ def test_a_part_that_a_setting_names_and_that_cannot_be_used_is_told(monkeypatch
     [finding] = doctor.check_named_parts(dataclasses.replace(SETTINGS, **options))
     assert (finding.level, finding.subject) == (doctor.FAIL, name)
     assert "secret" not in finding.text
+
+
+def test_the_server_of_the_companion_is_asked() -> None:
+    with chat_stand_in() as model:
+        settings = dataclasses.replace(SETTINGS, llm_base_url=model.url, llm_model="tiny")
+        assert levels(doctor.check_named_parts(settings)) == {"LLM_BASE_URL": doctor.OK}
 
 
 def test_parts_that_can_be_used_are_told_and_a_folder_is_not_made(tmp_path: Path) -> None:
