@@ -91,11 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     backup = commands.add_parser(
         "backup", parents=[database], help="copy the log (SQLite) into a new file, and check the copy"
     )
-    backup.add_argument("file", type=Path)
+    backup.add_argument("file", type=Path, metavar="FILE", help="the copy, which must not exist yet")
     restore = commands.add_parser(
         "restore", parents=[database], help="replace the contents of the log (SQLite) with a backup"
     )
-    restore.add_argument("file", type=Path)
+    restore.add_argument("file", type=Path, metavar="FILE", help="a copy that `moodreel logs backup` made")
     return parser
 
 
