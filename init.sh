@@ -99,7 +99,7 @@ setting() {
   value=${!1-}
   if [ -z "$value" ] && [ -f .env ]; then
     value=$(sed -nE "s/[[:space:]]+#.*//; s/^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=[[:space:]]*//p" .env |
-      tail -n 1 | tr -d "\"'\r")
+      tail -n 1 | tr -d '\r' | sed -E "s/[[:space:]]+$//; s/^\"(.*)\"$/\1/; s/^'(.*)'$/\1/")
   fi
   printf '%s' "${value:-${2-}}"
 }
@@ -141,15 +141,18 @@ serve_docker() {
   docker build -q -t moodreel --build-arg TORCH_INDEX_URL="$(setting TORCH_INDEX_URL)" \
     --build-arg REVISION="$(git rev-parse HEAD 2>/dev/null || true)" . >/dev/null
   print_example
-  local port name overrides=()
+  local port name value settings=()
   port=$(setting PORT 5000)
-  for name in $(sed -nE 's/^#? ?([A-Z_]+)=.*/\1/p' .env.example); do
-    [ -n "${!name-}" ] && overrides+=(--env "$name")
+  # Not by --env-file: Docker takes quotes and comments for parts of a value.
+  local names='s/^[[:space:]]*#? ?(export[[:space:]]+)?([A-Za-z_][A-Za-z0-9_]*)[[:space:]]*=.*/\2/p'
+  for name in $(sed -nE "$names" .env.example .env | sort -u); do
+    value=$(setting "$name")
+    [ -n "$value" ] && export "$name=$value" && settings+=(--env "$name")
   done
   say "Serving on port $port; Ctrl-C stops"
   # HOST is an address of this machine. In the container, the service listens on all of its own.
-  exec docker run --rm --init --name moodreel -p "$(setting HOST 0.0.0.0):$port:$port" --env-file .env \
-    ${overrides[@]+"${overrides[@]}"} --env HOST=0.0.0.0 \
+  exec docker run --rm --init --name moodreel -p "$(setting HOST 0.0.0.0):$port:$port" \
+    "${settings[@]}" --env HOST=0.0.0.0 \
     --read-only --tmpfs /tmp --shm-size 128m --cap-drop ALL --security-opt no-new-privileges \
     -v moodreel-data:/app/data -v moodreel-logs:/app/logs -v moodreel-models:/app/model_store/downloaded moodreel
 }

@@ -14,7 +14,7 @@ from api.loop_response import TYPES as LOOP_TYPES
 from moodreel.pipelines.audiovisual import AudioVisualResult
 from moodreel.pipelines.boomerang import BoomerangClip
 from moodreel.pipelines.image import ImageResult
-from moodreel.pipelines.image_or_video import EmotionResult
+from moodreel.pipelines.image_or_video import ImageOrVideoResult
 from moodreel.pipelines.text import TextResult
 from moodreel.pipelines.video_result import ThumbnailResult, VideoResult
 from moodreel.storage.history import HistoryEntry
@@ -150,7 +150,7 @@ def from_image(result: ImageResult, content_sha256: str | None = None) -> Analys
     return AnalysisRecord(entry, result.timings, frames=1, media=lambda: _image_copy(result.copy))
 
 
-def from_image_or_video(result: EmotionResult) -> AnalysisRecord:
+def from_image_or_video(result: ImageOrVideoResult) -> AnalysisRecord:
     """Make the record of a prediction for a file that was an image or a video."""
     kind: str = "picture"
     facts: dict[str, object] = {"certain": result.certain}
@@ -200,7 +200,7 @@ def from_text(result: TextResult) -> AnalysisRecord:
 
 def _face_entry(
     kind: str,
-    result: VideoResult | ThumbnailResult | ImageResult | EmotionResult,
+    result: VideoResult | ThumbnailResult | ImageResult | ImageOrVideoResult,
     probabilities: Mapping[str, float] | None,
     facts: Mapping[str, object],
     content_sha256: str | None = None,

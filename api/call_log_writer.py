@@ -67,7 +67,7 @@ class CallLogWriter:
         with self._changed:
             if self._changed.wait_for(lambda: not self._waiting, seconds):
                 return None
-            return f"The call log cannot be written: {self._reason}. {len(self._waiting)} rows wait."
+            return f"The call log cannot be written: {self._reason}. Waiting rows: {len(self._waiting)}."
 
     def waiting_calls(self, caller: str, since: datetime, until: datetime) -> list[datetime]:
         """Return the times of a caller's calls that wait, as `CallLog.recent` counts them."""

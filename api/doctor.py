@@ -1,7 +1,12 @@
-"""`moodreel doctor`: check the host that the service runs on, and say what to do about each finding."""
+"""`moodreel doctor`: check the host that the service runs on, and say what to do about each finding.
+
+What needs native libraries is imported in functions: one that cannot be imported is a finding.
+"""
 
 import argparse
 import ctypes
+import errno
+import http.client
 import importlib
 import json
 import os
@@ -10,20 +15,34 @@ import shutil
 import socket
 import sys
 import time
+import urllib.error
+import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 from urllib.parse import urlsplit
 
-from api.settings import Settings, SettingsError
-from api.workers import default_workers
-from moodreel.errors import MoodreelError
+from dotenv import dotenv_values
 
-MEGABYTES_PER_WORKER, MEGABYTES_SHARED = 560, 120
-"""Memory of a worker with all models in use and of the processes that decode for it, and what the workers share
-(docs/operate.md, "Workers and memory")."""
+from api.auth.jwks import ALGORITHMS, KeysUnavailable, open_key_source
+from api.companion.companion import Companion
+from api.settings import Settings, SettingsError
+from api.workers import (
+    MEGABYTES_PER_WORKER,
+    MEGABYTES_SHARED,
+    default_workers,
+    memory_megabytes,
+    workers_in_memory,
+)
+from moodreel.errors import MoodreelError
+from moodreel.storage.connect import open_database
+from moodreel.storage.database import Schema, StorageError
+from moodreel.storage.objects import ObjectStorage, new_key
+
 MIN_KEY_CHARACTERS = 16
 MIN_FREE_MEGABYTES, ENOUGH_FREE_MEGABYTES = 200, 2000
 MIN_SHARED_MEGABYTES = 64
@@ -32,6 +51,8 @@ DECODERS, ENCODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "opus
 _TIME_ERROR = 5
 """Value that adjtimex(2) returns while the clock is not synchronized."""
 OK, WARN, FAIL = "ok", "warn", "FAIL"
+LIBRARIES = "libraries"
+"""Subject of the finding that a native library cannot be imported."""
 
 
 @dataclass(frozen=True)
@@ -47,18 +68,21 @@ def main(argv: Sequence[str]) -> int:
     """Print the findings. Returns 1 if the service will not work as it should, else 0."""
     argparse.ArgumentParser(
         "moodreel doctor",
-        description="Check this host: libraries, memory, disk, GPU, models, keys, clock, port. Settings come from the "
-        "environment and from .env in the current folder. The exit status is 1 if a line says FAIL.",
+        description="Check this host: libraries, memory, disk, GPU, models, keys, clock, port, and the servers that "
+        "settings name. These come from the environment and from .env in the current folder. The exit status is 1 if a "
+        "line says FAIL.",
     ).parse_args(argv)
-    findings = list(examine())
-    for finding in findings:
-        print(f"{finding.level:<5} {finding.subject}: {finding.text}")
-    return int(any(finding.level == FAIL for finding in findings))
+    levels = set()
+    for finding in examine():
+        print(f"{finding.level:<5} {finding.subject}: {finding.text}", flush=True)
+        levels.add(finding.level)
+    return int(FAIL in levels)
 
 
 def examine() -> Iterator[Finding]:
     """Run all checks. Those that need settings run last, and only if the settings are valid."""
-    yield from check_libraries()
+    libraries = list(check_libraries())
+    yield from libraries
     yield check_clock()
     yield check_open_files()
     try:
@@ -66,17 +90,11 @@ def examine() -> Iterator[Finding]:
     except SettingsError as error:
         yield Finding(FAIL, "settings", f"{error} .env.example explains every variable.")
         return
-    checks: tuple[Callable[[Settings], Iterator[Finding]], ...] = (
-        check_keys,
-        check_memory,
-        check_disk,
-        check_gpu,
-        check_models,
-        check_port,
-        check_traces,
-    )
-    for check in checks:
+    for check in (check_dotenv, check_keys, check_memory, check_disk, check_port, check_traces):
         yield from check(settings)
+    if all(finding.subject != LIBRARIES for finding in libraries):
+        for check in (check_gpu, check_models, check_named_parts):
+            yield from check(settings)
 
 
 def check_libraries() -> Iterator[Finding]:
@@ -86,7 +104,7 @@ def check_libraries() -> Iterator[Finding]:
             importlib.import_module(name)
         except (ImportError, OSError) as error:
             todo = "Install the missing package: ./init.sh, or apt-get install libgl1 libglib2.0-0 libegl1 libgles2."
-            yield Finding(FAIL, "libraries", f"{name} cannot be imported ({error}). {todo}")
+            yield Finding(FAIL, LIBRARIES, f"{name} cannot be imported ({error}). {todo}")
             return
     import av
 
@@ -121,28 +139,36 @@ def check_open_files() -> Finding:
     return Finding(OK, "open files", f"at most {'any number' if hard < 0 else hard}")
 
 
-def check_keys(settings: Settings) -> Iterator[Finding]:
-    """Check that keys are long, different, and readable by nobody else."""
-    short = [f"number {number}" for number, key in enumerate(settings.api_key, 1) if len(key) < MIN_KEY_CHARACTERS]
-    if short:
-        todo = "Make one with: openssl rand -hex 24."
-        yield Finding(WARN, "API_KEY", f"{', '.join(short)} has fewer than {MIN_KEY_CHARACTERS} characters. {todo}")
-    if len(set(settings.api_key)) < len(settings.api_key):
-        yield Finding(WARN, "API_KEY", "contains a key twice. Remove one.")
+def check_dotenv(_settings: Settings) -> Iterator[Finding]:
+    """Check that nobody else can read the file, and look for misspelled settings: they are ignored."""
     dotenv = Path(".env")
     if dotenv.exists() and dotenv.stat().st_mode & 0o077:
         yield Finding(WARN, ".env", "other users of this host can read it. Run: chmod 600 .env")
+    names = [item.name.upper() for item in fields(Settings)]
+    for name in dotenv_values(dotenv):
+        # Other programs read variables of this file too, and the SDK of OpenTelemetry has many that look alike.
+        if name not in names and not name.startswith("OTEL_") and (close := get_close_matches(name, names, 1, 0.85)):
+            yield Finding(WARN, ".env", f"{name} is no setting and is ignored. Did you mean {close[0]}?")
+
+
+def check_keys(settings: Settings) -> Iterator[Finding]:
+    """Check that keys are long and different."""
+    short = [str(number) for number, key in enumerate(settings.api_key, 1) if len(key) < MIN_KEY_CHARACTERS]
+    if short:
+        text = f"fewer than {MIN_KEY_CHARACTERS} characters: key {', '.join(short)} of {len(settings.api_key)}."
+        yield Finding(WARN, "API_KEY", f"{text} Make a longer one with: openssl rand -hex 24")
+    if len(set(settings.api_key)) < len(settings.api_key):
+        yield Finding(WARN, "API_KEY", "contains a key twice. Remove one.")
     yield Finding(OK, "API_KEY", f"{len(settings.api_key)} in use")
 
 
 def check_memory(settings: Settings) -> Iterator[Finding]:
     """Compare the memory of the host, or of its container, with what the workers need."""
     workers = settings.web_concurrency or default_workers(settings.use_gpu)
-    needed, total = MEGABYTES_SHARED + MEGABYTES_PER_WORKER * workers, _memory_megabytes()
+    needed, total = MEGABYTES_SHARED + MEGABYTES_PER_WORKER * workers, memory_megabytes()
     if total < needed:
-        fitting = max(1, (total - MEGABYTES_SHARED) // MEGABYTES_PER_WORKER)
-        text = f"{workers} workers need some {needed} MB, there are {total}. Set WEB_CONCURRENCY={fitting}."
-        yield Finding(FAIL, "memory", text)
+        todo = f"Set WEB_CONCURRENCY={fitting}." if (fitting := workers_in_memory()) < workers else "Add memory."
+        yield Finding(FAIL, "memory", f"{workers} workers need some {needed} MB, there are {total}. {todo}")
     elif total < 2 * needed - MEGABYTES_SHARED:
         text = f"{total} MB for {workers} workers; a reload (SIGHUP) runs twice as many for some seconds."
         yield Finding(WARN, "memory", f"{text} Restart instead, or set a lower WEB_CONCURRENCY.")
@@ -229,18 +255,77 @@ def check_models(settings: Settings) -> Iterator[Finding]:
         yield Finding(OK, "models", f"{len(folders)} in {settings.model_store}, as their cards say")
 
 
+def check_named_parts(settings: Settings) -> Iterator[Finding]:
+    """Use each model, server, storage and file of keys that a setting names, as the service does."""
+    from api.bootstrap import open_presence
+    from moodreel.models.audiovisual_registry import load_audiovisual_model
+    from moodreel.models.face_registry import load_face_model
+    from moodreel.models.text_registry import load_text_model
+
+    storage = (settings.media_storage if settings.history else None) or ""
+    history_url = settings.history_database_url if settings.history or settings.jobs else None
+    # `check_disk` checks a folder of MEDIA_STORAGE: used here, it would be made, and belong to this user.
+    parts: dict[str, tuple[object, Callable[[Any], object]]] = {
+        "MODEL_PATH": (settings.model_path, load_face_model),
+        "TEXT_MODEL_PATH": (settings.text_model_path, load_text_model),
+        "CHECKPOINT_PATH": (settings.checkpoint_path, load_audiovisual_model),
+        "LOG_DATABASE_URL": (settings.log_database_url, partial(_connect, "LOG_DATABASE_URL")),
+        "HISTORY_DATABASE_URL": (history_url, partial(_connect, "HISTORY_DATABASE_URL")),
+        "REDIS_URL": (settings.redis_url, lambda _: open_presence(settings).count_others()),
+        "MEDIA_STORAGE": ("" if storage.startswith("file://") else storage, _store),
+        "OIDC_JWKS": (settings.oidc_jwks, lambda source: open_key_source(source).find(ALGORITHMS[0], None)),
+        "LLM_BASE_URL": (settings.llm_base_url, lambda _: _list_language_models(settings)),
+    }
+    for name, (value, use) in parts.items():
+        if not value:
+            continue
+        try:
+            use(value)
+        except (MoodreelError, SettingsError, KeysUnavailable) as error:
+            yield Finding(FAIL, name, str(error))
+        else:
+            yield Finding(OK, name, "can be used")
+
+
+def _connect(name: str, url: str) -> None:
+    """Connect to PostgreSQL, as a user that may create tables. Raises StorageError."""
+    open_database(url, Schema("doctor", ()), name="database", settings=("", name), error=StorageError).close()
+
+
+def _store(url: str) -> None:
+    """Store an object, read it and delete it. Raises ObjectStorageError."""
+    storage, key = ObjectStorage(url), new_key("doctor", "test.txt")
+    storage.put(key, b"moodreel doctor")
+    storage.get(key)
+    storage.delete(key)
+
+
+def _list_language_models(settings: Settings) -> None:
+    """Ask the companion's server for its models. Raises SettingsError, except if it merely has no such list."""
+    Companion.from_settings(settings)
+    headers = {"Authorization": f"Bearer {settings.llm_api_key}"} if settings.llm_api_key else {}
+    url = f"{str(settings.llm_base_url).rstrip('/')}/models"
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5).close()
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise SettingsError("Its server refuses LLM_API_KEY. Correct that.") from error
+    except (OSError, http.client.HTTPException) as error:
+        raise SettingsError(f"Its server does not answer ({error}). Start it, or correct LLM_BASE_URL.") from error
+
+
 def check_port(settings: Settings) -> Iterator[Finding]:
-    """Check that the port is free. If it is not, this is only a warning: the service itself may use it."""
+    """Check that the port can be used. If something uses it, this is only a warning: it may be the service itself."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     with socket.socket(family) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((settings.host, settings.port))
         except OSError as error:
-            text = (
-                f"{settings.host}:{settings.port} cannot be used ({error.strerror}). If it is not moodreel, set PORT."
-            )
-            yield Finding(WARN, "port", text)
+            in_use = error.errno == errno.EADDRINUSE
+            todo = "If that is not moodreel, set PORT." if in_use else "Correct HOST or PORT."
+            text = f"{settings.host}:{settings.port} cannot be used ({error.strerror}). {todo}"
+            yield Finding(WARN if in_use else FAIL, "port", text)
             return
     yield Finding(OK, "port", f"{settings.host}:{settings.port} is free")
 
@@ -290,14 +375,3 @@ def _missing(names: Sequence[str], mode: Literal["r", "w"]) -> list[str]:
         return False
 
     return [name for name in names if is_missing(name)]
-
-
-def _memory_megabytes() -> int:
-    """Return the memory of the host, or the limit of its control group if that is lower."""
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    for limit in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            total = min(total, int(Path(limit).read_text()))
-        except (OSError, ValueError):  # there is none, or it is "max"
-            continue
-    return total // 10**6

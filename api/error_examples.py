@@ -55,7 +55,7 @@ ERROR_EXAMPLES = {
     "rate_limited": "Each caller may make 60 requests a minute. Wait the number of seconds in Retry-After.",
     "internal": "Something went wrong on the server. Try again. If it happens again, report the request_id.",
     "overloaded": "Too many requests are being processed. Try again in a few seconds.",
-    "not_ready": "The call log cannot be written: the disk is full. 12 rows wait.",
+    "not_ready": "The call log cannot be written: the disk is full. Waiting rows: 12.",
     "log_unavailable": "Calls are refused now, because the call log cannot be written. Try again soon.",
     "keys_unavailable": "The token cannot be verified now, because its issuer does not answer. Try again soon.",
     "storage_unavailable": "The history is not available right now. Try again in a minute.",

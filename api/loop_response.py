@@ -32,7 +32,7 @@ HEADERS = {
 _View = TypeVar("_View", bound=Callable[..., object])
 
 
-def documented(blueprint: Blueprint) -> Callable[[_View], _View]:
+def document_bytes(blueprint: Blueprint) -> Callable[[_View], _View]:
     """Describe the bytes of a loop as responses of a view."""
 
     def decorate(view: _View) -> _View:

@@ -37,7 +37,7 @@ SUBCOMMANDS = {
     ),
     "serve": Subcommand("moodreel.cli.serve", "run the HTTP service", extra="server"),
     "doctor": Subcommand("api.doctor", "check this host before serving, and say what to fix", extra="server"),
-    "logs": Subcommand("moodreel.storage.call_log_cli", "read, export, back up or prune the call log"),
+    "logs": Subcommand("moodreel.cli.logs", "read, export, back up or prune the call log"),
     "train": _training("train a model"),
     "evaluate": _training("measure a model on a data set"),
     "calibrate": _training("fit the confidence of a face model on data sets"),

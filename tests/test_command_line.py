@@ -1,5 +1,6 @@
 """The `moodreel` command. Most tests call it in this process and check its output, files and exit status."""
 
+import argparse
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from api.schemas.videos import ThumbnailOptionsSchema
 from api.settings import Settings
 from moodreel import __main__ as command_line
 from moodreel.__main__ import SUBCOMMANDS, main
-from moodreel.cli import predict
+from moodreel.cli import batch, logs, predict
 from moodreel.emotions import COLORS
 from moodreel.media.image import ImageLimits
 from moodreel.media.video_decoder import VideoLimits
@@ -355,6 +356,18 @@ def test_the_overview_lists_every_subcommand(capsys):
     assert "usage: moodreel" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("command", [predict, batch, logs], ids=["predict", "batch", "logs"])
+def test_every_argument_has_a_help_text(command):
+    parsers = [command._parser()]
+    for parser in parsers:
+        for action in parser._actions:
+            if isinstance(action, argparse._SubParsersAction):
+                assert all(choice.help for choice in action._choices_actions)
+                parsers.extend(action.choices.values())
+            else:
+                assert action.help, (parser.prog, action.dest)
+
+
 def test_a_subcommand_gets_its_arguments(monkeypatch):
     calls = []
     monkeypatch.setattr(
@@ -366,7 +379,7 @@ def test_a_subcommand_gets_its_arguments(monkeypatch):
     assert main(["logs", "list"]) == 0
     assert calls == [
         ("moodreel.training.__main__", ["train", "resemotenet", "--lr", "0.1"]),
-        ("moodreel.storage.call_log_cli", ["list"]),
+        ("moodreel.cli.logs", ["list"]),
     ]
 
 

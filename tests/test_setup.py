@@ -65,12 +65,31 @@ def fresh_clone(tmp_path):
 
 
 def test_a_setting_is_read_as_the_service_reads_it(tmp_path):
-    (tmp_path / ".env").write_bytes(b'  export  PORT = "8080"  # of the proxy\r\nHOST= # any\r\n')
+    (tmp_path / ".env").write_bytes(b'  export  PORT = "8080"  # of the proxy\r\nHOST= # any\r\nLLM_MODEL=\'it"s\' \n')
     function = re.search(r"^setting\(\) \{.*?^\}", (ROOT / "init.sh").read_text(), re.M | re.S)[0]
-    script = f"{function}\nsetting PORT 5000; echo; setting HOST 0.0.0.0"
+    script = f"{function}\nsetting PORT 5000; echo; setting HOST 0.0.0.0; echo; setting LLM_MODEL"
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=True)
-    assert done.stdout == b"8080\n0.0.0.0"
+    assert done.stdout == b'8080\n0.0.0.0\nit"s'
+
+
+def test_a_container_gets_the_settings_as_the_service_reads_them(fresh_clone, tmp_path):
+    (tmp_path / "docker").write_text('#!/bin/sh\n[ "$1" = run ] && echo "$@" && env\ntrue\n')
+    (tmp_path / "docker").chmod(0o755)
+    (fresh_clone / ".env").write_text('API_KEY="a key"  # of the app\nexport PORT = 8080\nHOST=127.0.0.1\nOTHER=1\n')
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "PORT": "8081", "THREADS": "3", "HOME": str(tmp_path)}
+    done = subprocess.run(
+        ["bash", "init.sh", "--docker"], cwd=fresh_clone, env=environment, capture_output=True, text=True, check=True
+    )
+    [command] = [line for line in done.stdout.splitlines() if line.startswith("run ")]
+    assert "a key" not in command, "all users of the host see the commands of others"
+    assert "-p 127.0.0.1:8081:8081 " in command and command.endswith("/downloaded moodreel")
+    settings = dict(line.split("=", 1) for line in done.stdout.splitlines() if "=" in line)
+    given = re.findall(r"--env (\S+)", command)
+    assert given[-1] == "HOST=0.0.0.0", "the last one counts"
+    assert {name: settings[name] for name in given[:-1]} == {
+        "API_KEY": "a key", "HOST": "127.0.0.1", "OTHER": "1", "PORT": "8081", "THREADS": "3",
+    }  # fmt: skip
 
 
 def test_ctrl_c_ends_an_installation(tmp_path):

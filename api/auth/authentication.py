@@ -1,4 +1,4 @@
-"""Authenticate callers by API key or token, and check the headers that a request needs.
+"""Authenticate callers by API key or token, and admit their requests.
 
 If a request has several credentials, the first of these decides: `Authorization: Bearer`, `x-api-key`, a cookie. To add
 a way to authenticate, add a function to `_AUTHENTICATORS`.
@@ -6,24 +6,20 @@ a way to authenticate, add a function to `_AUTHENTICATORS`.
 
 import hashlib
 import hmac
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from email.utils import parsedate_to_datetime
 
-from flask import Request, current_app, g, request
+from flask import Request, g, request
 
+from api import request_headers
 from api.auth.csrf import SAFE_METHODS, is_same_origin
 from api.auth.token_verifiers import Token
 from api.errors import ApiError
+from api.middleware import rate_limit
 from api.services import services
 from api.settings import Settings
-from moodreel.storage.call_log import CallLogError
 
 ADMIN = "ADMIN"
-CLIENT_ID_LENGTH = 128
-RATE_WINDOW = timedelta(minutes=1)
 LOG_WAIT_SECONDS = 1.0
 """How long a call that must be logged waits for its row."""
 COOKIES = ("access_token", "token")
@@ -31,24 +27,6 @@ JOB_CALLER = "moodreel.job_caller"
 """The caller of a job in its WSGI environment: checked when the call was made. No client can set it."""
 JOB_ID = "moodreel.job_id"
 """The id of a job in its WSGI environment."""
-
-_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
-_HTTP_DATE = re.compile(r"([A-Z][a-z]{2}, )?\d{1,2} [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d (GMT|UTC|[+-]\d{4})")
-
-
-@dataclass(frozen=True)
-class Quota:
-    """The state of a caller's rate limit.
-
-    Attributes:
-        limit: Calls in `RATE_WINDOW`.
-        remaining: Calls of these that are left.
-        reset_seconds: Seconds until there is one more.
-    """
-
-    limit: int
-    remaining: int
-    reset_seconds: int
 
 
 @dataclass(frozen=True)
@@ -107,9 +85,17 @@ def require_caller(*, dated: bool = True) -> None:
     if g.caller is None:
         raise g.auth_error or _unauthorized()
     require_same_origin()
-    _check_date(request, dated)
-    _check_identifiers(request)
+    request_headers.check(request, dated=dated)
     admit(g.caller)
+
+
+def admit(caller: Caller) -> None:
+    """Reject a request that must be logged and cannot be, or that exceeds the rate limit of its caller."""
+    if _settings().log_required and services().call_log_writer.failure(LOG_WAIT_SECONDS):
+        raise ApiError(
+            "log_unavailable", "Calls are refused now, because the call log cannot be written. Try again soon."
+        )
+    rate_limit.check(caller.id)
 
 
 def require_same_origin() -> None:
@@ -133,22 +119,6 @@ def bearer_token(request: Request) -> str | None:
     """Return the token of the header `Authorization: Bearer`; None without such a header."""
     scheme, _, token = request.headers.get("Authorization", "").strip().partition(" ")
     return token.strip() if scheme.lower() == "bearer" else None
-
-
-def request_id(request: Request) -> str | None:
-    """Return the x-request-id; None if it is missing or cannot be echoed."""
-    value = request.headers.get("x-request-id", "")
-    return value if _REQUEST_ID.fullmatch(value) else None
-
-
-def client_id(request: Request) -> str | None:
-    """Return the x-client-id; None if it is missing or cannot be logged."""
-    try:
-        # WSGI decodes headers as Latin-1; clients send UTF-8.
-        value = request.headers.get("x-client-id", "").encode("latin-1").decode("utf-8").strip()
-    except UnicodeError:
-        return None
-    return value if value.isprintable() and 0 < len(value) <= CLIENT_ID_LENGTH else None
 
 
 def _unauthorized(detail: str | None = None) -> ApiError:
@@ -200,68 +170,3 @@ _AUTHENTICATORS: tuple[Callable[[Request], Caller | None], ...] = (_by_job, _by_
 
 def _settings() -> Settings:
     return services().settings
-
-
-def _check_date(request: Request, required: bool) -> None:
-    # A page in a browser cannot set `date`, so `x-date` may replace it.
-    name = next((name for name in ("x-date", "date") if request.headers.get(name)), None)
-    example = "ISO 8601 with a zone, such as 2025-08-16T12:34:56Z"
-    if name is None and required:
-        raise ApiError("bad_date", f"Send the date header, or x-date from a browser, in {example}.")
-    if name is not None and not _is_date(request.headers[name].strip()):
-        raise ApiError("bad_date", f"The {name} header is not a date in {example}.")
-
-
-def _is_date(value: str) -> bool:
-    try:
-        if _HTTP_DATE.fullmatch(value):
-            return parsedate_to_datetime(value) is not None
-        return "T" in value.upper() and datetime.fromisoformat(value.upper()).tzinfo is not None
-    except ValueError:
-        return False
-
-
-def _check_identifiers(request: Request) -> None:
-    if request.headers.get("x-client-id", "").strip() and client_id(request) is None:
-        raise ApiError("bad_header", f"x-client-id takes at most {CLIENT_ID_LENGTH} printable characters.")
-    if request.headers.get("x-request-id") and request_id(request) is None:
-        raise ApiError("bad_header", "x-request-id takes at most 128 visible ASCII characters.")
-
-
-def admit(caller: Caller) -> None:
-    """Reject a request that must be logged and cannot be, or that exceeds the rate limit of its caller.
-
-    Sets `g.quota` where there is a limit.
-    """
-    limit, writer = _settings().rate_limit, services().call_log_writer
-    if _settings().log_required and writer.failure(LOG_WAIT_SECONDS):
-        raise ApiError(
-            "log_unavailable", "Calls are refused now, because the call log cannot be written. Try again soon."
-        )
-    if not limit:
-        return
-    now = datetime.now(UTC)
-    # Another machine's clock may be ahead. Calls far in the future are from before this clock was set back.
-    since, until = now - RATE_WINDOW, now + RATE_WINDOW
-    calls, first = _logged_calls(caller, since, until)
-    # Calls that wait for the log count as well: those of this process.
-    waiting = writer.waiting_calls(caller.id, since, until)
-    count = calls + len(waiting)
-    wait = (min([*waiting, first or now]) + RATE_WINDOW - now).total_seconds()
-    g.quota = Quota(limit, max(0, limit - count), max(1, int(wait) + 1))
-    if count > limit:
-        raise ApiError(
-            "rate_limited",
-            f"Each caller may make {limit} requests a minute. Wait the number of seconds in Retry-After.",
-            headers={"Retry-After": str(g.quota.reset_seconds)},
-        )
-
-
-def _logged_calls(caller: Caller, since: datetime, until: datetime) -> tuple[int, datetime | None]:
-    """Return the number of a caller's calls in the log up to this one, and the time of the first."""
-    try:
-        return services().call_log.recent(caller.id, since, until, max_id=g.call.id)
-    except CallLogError:
-        # An unreadable log must not lock everybody out.
-        current_app.logger.warning("RATE_LIMIT is applied by each worker alone: the call log cannot be read")
-        return 0, None

@@ -156,7 +156,7 @@ class UrlKeys:
             self._refresh(wait=key is None)
         state = self._state
         if self._clock() - state.fetched_at > MAX_STALE_SECONDS:
-            raise KeysUnavailable("no keys")
+            raise KeysUnavailable(f"no keys can be read from {self._url}; check the address, and that it answers")
         key = state.find(algorithm, kid)
         if key is None and state.fetched_at < state.asked_at:
             raise KeysUnavailable("the key is unknown, and the provider did not answer when it was last asked")

@@ -5,13 +5,12 @@ The row of a streamed response is closed when the stream ends. Its parts pass as
 
 import logging
 import time
-import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
 from flask import Flask, Response, current_app, g, request
 
-from api import log_fields, maintenance
+from api import log_fields, maintenance, request_headers
 from api.auth import authentication
 from api.errors import problem_response
 from api.log_fields import LogFields
@@ -70,7 +69,7 @@ def answer_unparsed(app: Flask, code: str, detail: str) -> bytes:
 
 def _open_row() -> None:
     g.started = time.perf_counter()
-    g.request_id = authentication.request_id(request) or uuid.uuid4().hex
+    g.request_id = request_headers.request_id(request)
     with stage("auth"):
         g.caller = authentication.authenticate(request)
     if job := request.environ.get(authentication.JOB_ID):
@@ -83,7 +82,7 @@ def _insert_row(method: str) -> None:
         request_id=g.request_id,
         method=method,
         endpoint=endpoint(),
-        client_id=authentication.client_id(request),
+        client_id=request_headers.client_id(request),
         caller=g.caller.id if g.caller else None,
         job=log_fields.current().get("job"),
     )

@@ -15,7 +15,7 @@ blueprint = GuardedBlueprint("predict", __name__, description="The emotion of th
 @blueprint.route("/predict", methods=["POST"])
 @blueprint.doc(operationId="predictVideo", requestBody=file_body(PredictionOptionsSchema))
 @blueprint.response(200, PredictionSchema, headers={**analysis_recorder.HEADERS, **loop_response.HEADERS})
-@loop_response.documented(blueprint)
+@loop_response.document_bytes(blueprint)
 @blueprint.error_responses(*VIDEO_CODES, "no_face")
 @jobs.asynchronous(blueprint)
 @blueprint.document_query(PredictionOptionsSchema)

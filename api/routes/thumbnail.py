@@ -14,7 +14,7 @@ blueprint = GuardedBlueprint("thumbnail", __name__, description="A looping cover
 @blueprint.route("/thumbnail", methods=["POST"])
 @blueprint.doc(operationId="makeThumbnail", requestBody=file_body(ThumbnailOptionsSchema))
 @blueprint.response(200, ThumbnailSchema, headers={**analysis_recorder.HEADERS, **loop_response.HEADERS})
-@loop_response.documented(blueprint)
+@loop_response.document_bytes(blueprint)
 @blueprint.error_responses(*VIDEO_CODES)
 @jobs.asynchronous(blueprint)
 @blueprint.document_query(ThumbnailOptionsSchema)

@@ -2,7 +2,6 @@
 
 import logging
 import time
-import uuid
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
@@ -10,6 +9,7 @@ from typing import Unpack
 
 from flask import g, request
 
+from api import request_headers
 from api.auth import authentication
 from api.auth.authentication import Caller
 from api.auth.credentials import with_credentials
@@ -216,7 +216,7 @@ class SessionLogEntry:
             request_id=request_id,
             method="GET",
             endpoint=NAMESPACE,
-            client_id=authentication.client_id(request),
+            client_id=request_headers.client_id(request),
             caller=caller,
         )
         self._writer.write(self.call)
@@ -241,7 +241,7 @@ def open_session(auth: object, emit: Emit) -> SocketIOSession:
         ApiError: the client is rejected. Its row in the call log is complete.
     """
     container = services()
-    g.request_id = authentication.request_id(request) or uuid.uuid4().hex
+    g.request_id = request_headers.request_id(request)
     g.auth_error = None
     g.caller = None
     auth_error: ApiError | None = None

@@ -60,7 +60,10 @@ def read_source(url: str) -> bytes:
     """
     try:
         files, path = fsspec.url_to_fs(url)
-        check_file_size(files.info(path)["size"])
+        info = files.info(path)
+        if info["type"] != "file":  # reading a named pipe would never end
+            raise SourceUnreadable("It is not a regular file.")
+        check_file_size(info["size"])
         data: bytes = files.cat_file(path)
     except MoodreelError:
         raise

@@ -1,6 +1,7 @@
 """Define options that several commands share."""
 
 import argparse
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
@@ -58,7 +59,8 @@ def number(cast: Callable[[str], _Number], low: float, high: float) -> Callable[
         except ValueError as error:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
         if not low <= value <= high:
-            raise argparse.ArgumentTypeError(f"{text} is not from {low:g} to {high:g}")
+            allowed = f"from {low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
+            raise argparse.ArgumentTypeError(f"{text} is not {allowed}")
         return value
 
     return parse

@@ -148,7 +148,7 @@ def decode_image(data: bytes, limits: ImageLimits | None = None, *, max_side: in
         raise ImageCorrupt("The picture is damaged or incomplete and cannot be read. Send it again.") from error
 
 
-def encode_jpeg(rgb: np.ndarray) -> bytes:
+def encode_copy(rgb: np.ndarray) -> bytes:
     """Encode an image as a JPEG of at most `COPY_SIDE` pixels a side, without metadata.
 
     Args:

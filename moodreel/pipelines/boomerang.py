@@ -18,7 +18,7 @@ from moodreel.media.frame_conversion import rgb_to_yuv
 from moodreel.media.timestamps import TIME_SLACK
 from moodreel.media.video import LoopFrame, VideoReader
 from moodreel.pipelines.face_crop import FaceCrop
-from moodreel.pipelines.loop_encoders import ENCODERS, encode_jpeg, forward_and_back
+from moodreel.pipelines.loop_encoders import ENCODERS, encode_poster, forward_and_back
 
 OUTPUTS = tuple(ENCODERS)
 """Formats of the loop."""
@@ -125,7 +125,7 @@ def make_boomerang(
         duration=float(sum(seconds)),
         start=frames[0].time,
         peak=frames[poster].time,
-        poster=encode_jpeg(pictures[poster]),
+        poster=encode_poster(pictures[poster]),
     )
 
 

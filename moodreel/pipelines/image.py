@@ -242,7 +242,7 @@ class ImagePipeline:
             decoded = image.decode_image(data, self._limits)
         with stage("faces", timings):
             faces = self._find_people(decoded, crop_kind)
-            stored = image.encode_jpeg(decoded.rgb) if copy else None
+            stored = image.encode_copy(decoded.rgb) if copy else None
         return _ExtractedImage(
             width=decoded.width,
             height=decoded.height,

@@ -10,7 +10,7 @@ from moodreel.pipelines.video import VideoPipeline
 
 
 @dataclass(frozen=True)
-class EmotionResult:
+class ImageOrVideoResult:
     """The emotion of the largest face in an image, or of the main face in a video.
 
     Attributes:
@@ -43,13 +43,13 @@ class ImageOrVideoPipeline:
         self._images = images
         self._videos = videos
 
-    def predict(self, data: bytes, *, model: str | None = None, copy: bool = False) -> EmotionResult:
+    def predict(self, data: bytes, *, model: str | None = None, copy: bool = False) -> ImageOrVideoResult:
         """Classify the emotion in an image or a video.
 
         Args:
             data: the file.
             model: name of a model in the store; None for the default one of images.
-            copy: whether to make `EmotionResult.copy`.
+            copy: whether to make `ImageOrVideoResult.copy`.
 
         Raises:
             MoodreelError: whatever `ImagePipeline.predict` or `VideoPipeline.predict` raises. `NoFace` only for a
@@ -57,7 +57,7 @@ class ImageOrVideoPipeline:
         """
         if is_image(data):
             image = self._images.predict(data, model=model, copy=copy)
-            return EmotionResult(
+            return ImageOrVideoResult(
                 emotion=image.emotion,
                 confidence=image.confidence,
                 all_emotions=image.all_emotions,
@@ -72,7 +72,7 @@ class ImageOrVideoPipeline:
             video = self._videos.predict(data, model=self._images.select_model(model).info.name)
         except UnsupportedMedia as error:
             raise UnsupportedMedia(f"{error} A picture may be {IMAGE_FORMATS}.") from error
-        return EmotionResult(
+        return ImageOrVideoResult(
             emotion=video.emotion,
             confidence=video.confidence,
             all_emotions=video.probabilities,

@@ -197,7 +197,7 @@ def _encode_animation(
     return EncodedLoop(file.getvalue(), *frames[0].size)
 
 
-def encode_jpeg(picture: av.VideoFrame) -> bytes:
+def encode_poster(picture: av.VideoFrame) -> bytes:
     """Encode the poster."""
     file = io.BytesIO()
     Image.fromarray(_to_rgb([picture])[0]).save(file, "JPEG", quality=88, optimize=True)

@@ -8,7 +8,7 @@
 - A call that is answered later has a row of its own, with status 202, and one for each run of its job. Only the first
   one counts as a call.
 
-`moodreel.storage.call_log_cli` is the command line for operators.
+`moodreel logs` (`moodreel.cli.logs`) is the command line for operators.
 """
 
 import csv
@@ -67,7 +67,7 @@ COLUMNS = (
 
 A new column also needs: a migration below, a field of `CallOutcome`, an entry in `api.log_fields`, and a field in
 `api.schemas.logs`. To filter by it: `_EXACT_FILTERS`, `CallFilters`, the query in `api.schemas.logs`, and an option in
-`moodreel.storage.call_log_cli`.
+`moodreel.cli.logs`.
 """
 
 SERVING_BUSY_SECONDS = 0.5

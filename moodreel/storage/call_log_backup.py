@@ -11,16 +11,21 @@ def back_up(path: Path, target: Path) -> int:
     """Copy the log into a new file. Returns the number of calls in the checked copy. Raises CallLogError."""
     if target.exists():
         raise CallLogError(f"{target} exists already. Name a new file.")
-    _copy(path, target)
-    return _check(target)
+    try:
+        _copy(path, target)
+        return _check(target)
+    except CallLogError:
+        target.unlink(missing_ok=True)
+        raise
 
 
 def restore(source: Path, path: Path) -> int:
     """Replace the content of the log by a backup. Returns the number of calls in it. Raises CallLogError.
 
-    The backup is checked first, and migrated in the log afterwards.
+    The backup is checked first, and migrated in the log afterwards. A log that is not a database is moved aside.
     """
     count = _check(source)
+    CallLog(path, serving=True).close()
     _copy(source, path)
     CallLog(path).close()
     return count
@@ -31,7 +36,8 @@ def _copy(source: Path, target: Path) -> None:
         with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target, timeout=30)) as new:
             old.backup(new)
     except sqlite3.Error as error:
-        raise CallLogError(f"{source} cannot be copied to {target}: {error}.") from error
+        todo = "Check that the folders exist and have room, and that this user may write to them."
+        raise CallLogError(f"{source} cannot be copied to {target}: {error}. {todo}") from error
 
 
 def _check(path: Path) -> int:

@@ -39,7 +39,7 @@ _Id = TypeVar("_Id", int, str)
 CORRUPT, LOCKED, FULL = "it is damaged", "another program holds it", "the disk is full"
 DOWN, SLOW, CROWDED = "its server does not answer", "its server is too slow", "its server has no free connection"
 READ_ONLY = "its server only reads"
-UNUSABLE = "the server's own log says why"
+UNUSABLE = "the service's messages say why"
 """Reasons why a database cannot be used."""
 
 

@@ -78,6 +78,7 @@ def _translate_errors() -> Iterator[None]:
     try:
         yield
     except (RedisError, OSError) as error:
+        reason = str(error).rstrip(".")
         raise PresenceError(
-            f"The Redis of REDIS_URL cannot be used: {error}. Start it, correct REDIS_URL, or leave that empty."
+            f"The Redis of REDIS_URL cannot be used: {reason}. Start it, correct REDIS_URL, or leave that empty."
         ) from error

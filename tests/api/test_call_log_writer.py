@@ -92,7 +92,7 @@ def test_calls_wait_in_order_while_the_log_is_locked(log: CallLog, writer: CallL
         for call in (second, before):
             finish(writer, call)
         assert time.monotonic() - started < 5
-        assert writer.failure(0) == "The call log cannot be written: another program holds it. 3 rows wait."
+        assert writer.failure(0) == "The call log cannot be written: another program holds it. Waiting rows: 3."
         assert rows(log) == [("began before", None)]
     assert writer.failure(30) is None
     assert rows(log) == [("began before", 200), ("first", None), ("second", 200)]
@@ -106,7 +106,7 @@ def test_calls_wait_while_the_disk_is_full(sqlite: tuple[CallLog, CallLogWriter]
     log, writer = sqlite
     with full(log.location):
         finish(writer, begin(writer, "call"))
-        assert writer.failure(0) == "The call log cannot be written: the server's own log says why. 1 rows wait."
+        assert writer.failure(0) == "The call log cannot be written: the service's messages say why. Waiting rows: 1."
     assert writer.failure(30) is None
     assert rows(log) == [("call", 200)]
 

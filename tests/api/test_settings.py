@@ -276,14 +276,15 @@ def test_a_failed_start_prints_its_reason_in_one_line(
 
 @pytest.fixture
 def gpu_of(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Callable[[str], None]:
-    """Simulate a machine with 16 cores, a CUDA build of torch, and an `nvidia-smi` that prints this."""
+    """Simulate a machine with 16 cores, enough memory, a CUDA build of torch, and an `nvidia-smi` that prints this."""
 
     def fake(output: str) -> None:
         (tmp_path / "nvidia-smi").write_text(f"#!/bin/sh\necho '{output}'\n")
         (tmp_path / "nvidia-smi").chmod(0o755)
 
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(workers, "_cores", lambda: 16)
+    monkeypatch.setattr(workers, "memory_megabytes", lambda: 64_000)
     monkeypatch.setattr(workers, "version", lambda _: "2.13.0+cu126")
     return fake
 
@@ -307,6 +308,34 @@ def test_without_a_usable_gpu_there_is_a_worker_per_core(
     gpu_of("8192")
     monkeypatch.setattr(workers, "version", lambda _: "2.13.0+cpu")
     assert workers.default_workers("auto") == 16
+
+
+@pytest.mark.parametrize(("megabytes", "expected"), [(500, 1), (1240, 2), (4000, 6), (64_000, 16)])
+def test_the_memory_of_the_host_limits_the_default_of_workers(
+    monkeypatch: pytest.MonkeyPatch, megabytes: int, expected: int
+) -> None:
+    monkeypatch.setattr(workers, "_cores", lambda: 16)
+    monkeypatch.setattr(workers, "memory_megabytes", lambda: megabytes)
+    assert workers.default_workers("0") == expected
+
+
+@pytest.mark.parametrize(
+    ("quota", "expected"), [("max 100000", 16), ("250000 100000", 2), ("50000 100000", 1), (None, 16)]
+)
+def test_the_quota_of_a_container_limits_the_default_of_workers(
+    monkeypatch: pytest.MonkeyPatch, quota: str | None, expected: int
+) -> None:
+    files = {"/sys/fs/cgroup/cpu.max": quota, "/sys/fs/cgroup/memory.max": "max"}
+
+    def read_text(path: Path) -> str:
+        if (text := files.get(str(path))) is None:
+            raise FileNotFoundError(path)
+        return text
+
+    monkeypatch.setattr(os, "cpu_count", lambda: 16)
+    monkeypatch.setattr(os, "sysconf", lambda name: 64_000 if name == "SC_PHYS_PAGES" else 10**6)
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert workers.default_workers("0") == expected
 
 
 @pytest.mark.parametrize("url", ["collector:4318/token", "ftp://collector", "http://collector /token"])

@@ -256,7 +256,7 @@ def test_a_wrong_command_line_or_source_is_one_line(tmp_path: Path, capsys: pyte
         with pytest.raises(SystemExit) as stop:
             main(["batch", str(tmp_path), "--out", str(tmp_path / "out"), *arguments])
         assert stop.value.code == 2
-    capsys.readouterr()
+    assert "--limit: 0 is not 1 or more\n" in capsys.readouterr().err
     assert main(["batch", str(tmp_path), "--out", str(tmp_path / "out")]) == 2
     assert capsys.readouterr().err == (
         f"moodreel: {tmp_path} has no videos. Name a folder, a file or a pattern such as 'FOLDER/**/*.mp4'.\n"

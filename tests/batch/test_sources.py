@@ -86,6 +86,13 @@ def test_reading_reports_what_is_wrong(files: str, monkeypatch: pytest.MonkeyPat
         read_source(f"{files}/2025/b.mp4")
 
 
+def test_what_is_not_a_regular_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.mp4")
+    [url] = list_sources(str(tmp_path), OutputFolder(str(tmp_path / "out")))
+    with pytest.raises(SourceUnreadable, match="not a regular file"):
+        read_source(url)
+
+
 @pytest.mark.parametrize("container", ["mp4", "mov", "webm"])
 def test_the_recording_time_is_that_of_the_container(container: str) -> None:
     assert recording_time(clip(container, creation_time="2025-03-30T22:15:00Z")) == datetime(

@@ -22,12 +22,17 @@ pytestmark = pytest.mark.skipif(not shutil.which("kubectl"), reason="needs Debia
 
 
 @cache
-def build(overlay: str) -> dict[str, Any]:
-    """Return the overlay's resources by kind."""
+def resources(overlay: str) -> list[dict[str, Any]]:
+    """Return the overlay's resources."""
     done = subprocess.run(
         ["kubectl", "kustomize", MANIFESTS / overlay], capture_output=True, text=True, timeout=60, check=True
     )
-    return {resource["kind"]: resource for resource in yaml.safe_load_all(done.stdout)}
+    return list(yaml.safe_load_all(done.stdout))
+
+
+def build(overlay: str) -> dict[str, Any]:
+    """Return the overlay's resources by kind, the first of each."""
+    return {resource["kind"]: resource for resource in reversed(resources(overlay))}
 
 
 def container(overlay: str) -> dict[str, Any]:
@@ -38,23 +43,31 @@ def container(overlay: str) -> dict[str, Any]:
 @pytest.mark.parametrize("overlay", ["base", "gpu"])
 def test_every_resource_is_valid(overlay: str) -> None:
     validate = pytest.importorskip("kubernetes_validate").validate
-    resources = build(overlay)
-    assert resources.keys() == {
+    assert build(overlay).keys() == {
         "Namespace", "ConfigMap", "Deployment", "Service", "Ingress", "HorizontalPodAutoscaler", "PodDisruptionBudget",
         "NetworkPolicy",
     }  # fmt: skip
-    for resource in resources.values():
+    for resource in resources(overlay):
         validate(resource, "1.33", strict=True)
 
 
+def test_the_ingress_serves_everything_but_metrics() -> None:
+    service, metrics = (each for each in resources("base") if each["kind"] == "Ingress")
+    [everything], [refused] = (each["spec"]["rules"][0]["http"]["paths"] for each in (service, metrics))
+    assert (everything["path"], refused["path"]) == ("/", "/metrics")
+    assert service["spec"]["rules"][0]["host"] == metrics["spec"]["rules"][0]["host"]
+    allowed = "nginx.ingress.kubernetes.io/whitelist-source-range"
+    assert metrics["metadata"]["annotations"][allowed] == "127.0.0.1/32"
+
+
 def test_every_selector_selects_the_pods() -> None:
-    resources = build("base")
-    labels = resources["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
+    base = build("base")
+    labels = base["Deployment"]["spec"]["template"]["metadata"]["labels"].items()
     for kind, selector in {
-        "Deployment": resources["Deployment"]["spec"]["selector"]["matchLabels"],
-        "Service": resources["Service"]["spec"]["selector"],
-        "PodDisruptionBudget": resources["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
-        "NetworkPolicy": resources["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+        "Deployment": base["Deployment"]["spec"]["selector"]["matchLabels"],
+        "Service": base["Service"]["spec"]["selector"],
+        "PodDisruptionBudget": base["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        "NetworkPolicy": base["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
     }.items():
         assert selector and selector.items() <= labels, kind
 

@@ -14,7 +14,7 @@ from PIL import Image, ImageCms
 
 from moodreel.errors import ImageCorrupt, ImageTooBig, UnsupportedMedia
 from moodreel.media import image
-from moodreel.media.image import COPY_SIDE, MAX_SCANS, MAX_SIDE, ImageLimits, decode_image, encode_jpeg, is_image
+from moodreel.media.image import COPY_SIDE, MAX_SCANS, MAX_SIDE, ImageLimits, decode_image, encode_copy, is_image
 from tests.support import synthetic_frames, synthetic_image, synthetic_video
 from tests.support.peak_memory import refusal_peak_kilobytes
 
@@ -474,7 +474,7 @@ def test_only_the_selected_pillow_decoder_runs(monkeypatch):
 def test_a_stored_copy_is_small_and_has_no_metadata(shape: tuple[int, int]) -> None:
     rgb = np.zeros((*shape, 3), np.uint8)
     rgb[: shape[0] // 2] = (250, 10, 10)
-    copy = Image.open(io.BytesIO(encode_jpeg(rgb)))
+    copy = Image.open(io.BytesIO(encode_copy(rgb)))
     height, width = shape
     scale = min(1, COPY_SIDE / max(shape))
     assert copy.size == (pytest.approx(width * scale, abs=1), pytest.approx(height * scale, abs=1))

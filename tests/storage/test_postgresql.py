@@ -1,6 +1,10 @@
 """What only PostgreSQL has: a server that stops, hangs or refuses, credentials, and many machines."""
 
 import logging
+import os
+import re
+import shutil
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -10,12 +14,13 @@ from typing import Any
 
 import pytest
 
+from moodreel.cli.logs import main
 from moodreel.storage import call_log, history
 from moodreel.storage.call_log import Call, CallFilters, CallLog, CallLogError, CallOutcome
-from moodreel.storage.call_log_cli import main
 from moodreel.storage.database import CROWDED, DOWN, FULL, LOCKED, READ_ONLY, SLOW, UNUSABLE
-from moodreel.storage.history import History, HistoryError
+from moodreel.storage.history import History, HistoryEntry, HistoryError
 from tests.support.postgresql_server import PASSWORD, PostgresqlServer
+from tests.support.server import ROOT
 
 psycopg: Any = pytest.importorskip("psycopg")
 
@@ -262,3 +267,18 @@ def test_the_command_line_takes_the_url_of_the_environment(
     with pytest.raises(SystemExit):
         main(["list", "--help"])
     assert PASSWORD not in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not shutil.which("sqlite3") or not shutil.which("psql"), reason="needs Debian's package sqlite3")
+def test_a_history_comes_along_by_the_commands_of_the_operators_guide(url: str, tmp_path: Path) -> None:
+    commands = re.search(r"^  columns=.*?(?=^  ```)", (ROOT / "docs" / "operate.md").read_text(), re.M | re.S)
+    (tmp_path / "data").mkdir()
+    old, new = History(tmp_path / "data" / "history.db"), History(url)
+    odd = {"note": 'a,"b"\nc', "empty": ""}
+    old.upsert("user", HistoryEntry("video", None, None, None, "model", odd, "hash"))
+    old.upsert("user", HistoryEntry("text", "joy", 0.9, {"joy": 0.9}, "model"))
+    environment = os.environ | {"LOG_DATABASE_URL": url}
+    subprocess.run(["bash", "-euo", "pipefail", "-c", commands[0]], cwd=tmp_path, env=environment, check=True)
+    assert new.select("user").rows == old.select("user").rows
+    new.upsert("user", HistoryEntry("video", "Happy", 0.9, {"Happy": 0.9}, "model", odd, "hash"))
+    assert len(new.select("user").rows) == 2, "the hash of the file came along"

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from moodreel.training.augmentation import image, image_batched
-from moodreel.training.augmentation.image import augment_crops
-from moodreel.training.augmentation.image_batched import augment_batch
+from moodreel.training.augmentation.image_batched import augment_batch, augment_crops
 
 COUNT = 64
 

@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-import torch
 
 from moodreel.faces.features import CROP_SIDE
 
@@ -11,27 +10,6 @@ FACE_BANDS = {"eyes": (10, 24), "mouth": (29, 46)}
 size, and are a few rows off."""
 MIN_SHRUNK_SIDE, MAX_SHRUNK_SIDE = 9, 40
 """Range of the side in pixels to which a gray crop is shrunk."""
-
-
-def augment_crops(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: float = 0.3) -> torch.Tensor:
-    """Augment aligned crops on the device they are on.
-
-    On the CPU, one crop after the other by OpenCV, which is faster there; elsewhere the whole batch by torch.
-
-    Args:
-        crops: uint8 (B, 48, 48), gray, on any device; or uint8 (B, 96, 96, 3), RGB, on the CPU.
-        rng: source of all randomness.
-        clean_prob: see `augment_crop`.
-
-    Returns:
-        uint8, of the same shape, on the same device.
-    """
-    if crops.device.type == "cpu":
-        augmented = [augment_crop(crop, rng, clean_prob=clean_prob) for crop in crops.numpy()]
-        return torch.from_numpy(np.stack(augmented))
-    from moodreel.training.augmentation.image_batched import augment_batch
-
-    return augment_batch(crops, rng, clean_prob=clean_prob)
 
 
 def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: float = 0.3) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""The augmentation of `moodreel.training.augmentation.image.augment_crop`, for whole batches, on any torch device.
+"""Augment batches of face crops, on any torch device, as `moodreel.training.augmentation.image.augment_crop` does one.
 
-The parameters are drawn on the CPU, from the same distributions; only the noise is drawn on the device. No image leaves
-the device: resizing and blurring multiply by matrices whose rows hold the weights of a pixel's neighbors, and JPEG is
-simulated for gray images by a block DCT, quantization and the inverse DCT.
+On a GPU, the parameters are drawn on the CPU, from the same distributions; only the noise is drawn on the device. No
+image leaves the device: resizing and blurring multiply by matrices whose rows hold the weights of a pixel's neighbors,
+and JPEG is simulated for gray images by a block DCT, quantization and the inverse DCT.
 """
 
 from collections.abc import Callable
@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional as F
 
 from moodreel.faces.features import CROP_SIDE
-from moodreel.training.augmentation.image import FACE_BANDS, MAX_SHRUNK_SIDE, MIN_SHRUNK_SIDE
+from moodreel.training.augmentation.image import FACE_BANDS, MAX_SHRUNK_SIDE, MIN_SHRUNK_SIDE, augment_crop
 
 _BLUR_RADIUS = 6
 """OpenCV's radius in pixels for the largest sigma, 1.8."""
@@ -31,6 +31,25 @@ _LUMINANCE_TABLE = np.array(
         [72, 92, 95, 98, 112, 100, 103, 99],
     ]
 )
+
+
+def augment_crops(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: float = 0.3) -> torch.Tensor:
+    """Augment aligned crops on the device they are on.
+
+    On the CPU, one crop after the other by OpenCV, which is faster there; elsewhere the whole batch by torch.
+
+    Args:
+        crops: uint8 (B, 48, 48), gray, on any device; or uint8 (B, 96, 96, 3), RGB, on the CPU.
+        rng: source of all randomness.
+        clean_prob: see `augment_crop`.
+
+    Returns:
+        uint8, of the same shape, on the same device.
+    """
+    if crops.device.type == "cpu":
+        augmented = [augment_crop(crop, rng, clean_prob=clean_prob) for crop in crops.numpy()]
+        return torch.from_numpy(np.stack(augmented))
+    return augment_batch(crops, rng, clean_prob=clean_prob)
 
 
 def augment_batch(crops: torch.Tensor, rng: np.random.Generator, *, clean_prob: float = 0.3) -> torch.Tensor:

@@ -18,7 +18,8 @@ from moodreel.models.huggingface.pretrained import build_pretrained, save_pretra
 from moodreel.models.networks.base import FaceNetwork
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, to_input
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
-from moodreel.training.augmentation.image import augment_crop, augment_crops, augment_face_square
+from moodreel.training.augmentation.image import augment_crop, augment_face_square
+from moodreel.training.augmentation.image_batched import augment_crops
 from moodreel.training.data.clip_cache import load_tracks
 from moodreel.training.data.dataset import CLIPS, IMAGES, Dataset
 from moodreel.training.data.face_cache import crop_image

@@ -12,7 +12,7 @@ import torch
 
 from moodreel.errors import DataInvalid
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.training.augmentation.image import augment_crops
+from moodreel.training.augmentation.image_batched import augment_crops
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.evaluation.evaluate import in_five

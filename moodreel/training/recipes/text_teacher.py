@@ -122,6 +122,7 @@ class MPNetClassifier(TextClassifier):
 
 
 def _load_mpnet(folder: Path) -> "MPNetModel":
+    # Imported here because transformers is optional.
     from transformers import MPNetModel
 
     message = f"{folder} does not hold an MPNet: it needs model.safetensors, config.json and {TOKENIZER_FILE}."

@@ -1,4 +1,4 @@
-"""List, follow, export, prune, back up and restore the call log: the command line for operators."""
+"""`moodreel logs`: list, follow, export, prune, back up and restore the call log."""
 
 import argparse
 import io
@@ -6,6 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
 from pathlib import Path
@@ -22,10 +23,14 @@ DEFAULT_ROWS = 50
 MAX_DAYS = 36_500
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str]) -> int:
     """Run the command. Returns exit status 1, with one line on standard error, if the log cannot be used."""
     options = _parser().parse_args(arguments)
-    options.db = options.db or os.environ.get("LOG_DATABASE_URL") or os.environ.get("LOG_PATH") or DEFAULT_DB
+    try:
+        options.db = options.db or _service_log()
+    except (OSError, ValueError) as error:
+        print(f".env cannot be read ({error}). Name the log with --db.", file=sys.stderr)
+        return 1
     if not is_url(options.db) and not Path(options.db).exists() and options.command != "restore":
         print(f"There is no call log at {options.db}; name it with --db.", file=sys.stderr)
         return 1
@@ -43,11 +48,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
+def _service_log() -> Path | str:
+    """Return where the service in the current folder has its log. Raises OSError or ValueError if .env is unusable."""
+    variables: dict[str, str | None] = dict(os.environ)
+    # It is a part of the extra `server`; without that, there is no service here.
+    with suppress(ModuleNotFoundError):
+        from dotenv import dotenv_values
+
+        variables = dotenv_values(".env") | variables
+    return variables.get("LOG_DATABASE_URL") or variables.get("LOG_PATH") or DEFAULT_DB
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="moodreel logs", description="Read and maintain the call log.")
     database = argparse.ArgumentParser(add_help=False)
     database.add_argument(
-        "--db", help=f"file or URL of the call log (default: LOG_DATABASE_URL, else LOG_PATH, else {DEFAULT_DB})"
+        "--db",
+        help="file or URL of the call log (default: LOG_DATABASE_URL, else "
+        f"LOG_PATH, in the environment or in .env of the current folder, else {DEFAULT_DB})",
     )
     filters = argparse.ArgumentParser(add_help=False, parents=[database])
     filters.add_argument(
@@ -73,11 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     backup = commands.add_parser(
         "backup", parents=[database], help="copy the log (SQLite) into a new file, and check the copy"
     )
-    backup.add_argument("file", type=Path)
+    backup.add_argument("file", type=Path, metavar="FILE", help="the copy, which must not exist yet")
     restore = commands.add_parser(
         "restore", parents=[database], help="replace the contents of the log (SQLite) with a backup"
     )
-    restore.add_argument("file", type=Path)
+    restore.add_argument("file", type=Path, metavar="FILE", help="a copy that `moodreel logs backup` made")
     return parser
 
 
@@ -125,14 +143,14 @@ def _prune(options: argparse.Namespace) -> None:
 
 
 def _back_up(options: argparse.Namespace) -> None:
-    print(f"{back_up(_file(options), options.file)} calls copied to {options.file}. The copy was checked.")
+    print(f"{back_up(_sqlite_path(options), options.file)} calls copied to {options.file}. The copy was checked.")
 
 
 def _restore(options: argparse.Namespace) -> None:
-    print(f"{restore(options.file, _file(options))} calls restored from {options.file} to {options.db}.")
+    print(f"{restore(options.file, _sqlite_path(options))} calls restored from {options.file} to {options.db}.")
 
 
-def _file(options: argparse.Namespace) -> Path:
+def _sqlite_path(options: argparse.Namespace) -> Path:
     if is_url(options.db):
         raise CallLogError(
             "backup and restore are for SQLite files. For PostgreSQL use its own tools:"
@@ -202,7 +220,3 @@ def _parse_bool(text: str) -> bool:
         return {"true": True, "false": False}[text.lower()]
     except KeyError as error:
         raise argparse.ArgumentTypeError(f"True or False, not {text!r}") from error
-
-
-if __name__ == "__main__":
-    sys.exit(main())

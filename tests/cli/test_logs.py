@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from moodreel.cli.logs import main
 from moodreel.storage.call_log import Call, CallFilters, CallLog, CallOutcome
-from moodreel.storage.call_log_cli import main
 from tests.storage.test_call_log import NOON, write
 
 
@@ -111,15 +111,34 @@ def test_the_error_of_a_missing_log_is_one_line(tmp_path: Path, capsys: pytest.C
 
 
 def test_the_environment_names_the_log(
-    sqlite_log: CallLog, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    sqlite_log: CallLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("LOG_DATABASE_URL", raising=False)
     monkeypatch.setenv("LOG_PATH", str(sqlite_log.location))
+    (tmp_path / ".env").write_text("LOG_PATH=other.db\n")
     assert main(["export", "--format", "jsonl"]) == 0
     assert len(capsys.readouterr().out.splitlines()) == 3
     monkeypatch.setenv("LOG_DATABASE_URL", "none.db")
     assert main(["export"]) == 1
     assert "There is no call log at none.db" in capsys.readouterr().err
+
+
+def test_the_settings_of_the_service_in_this_folder_name_the_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("LOG_DATABASE_URL", "LOG_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "logs" / "calls.db")
+    fill(tmp_path / "my calls.db").prune(1)
+    for dotenv, rows in (("", 3), ("LOG_PATH=my calls.db\n", 0), ("LOG_PATH=\n", 3)):
+        (tmp_path / ".env").write_text(dotenv)
+        assert main(["export", "--format", "jsonl"]) == 0
+        assert len(capsys.readouterr().out.splitlines()) == rows
+    (tmp_path / ".env").write_bytes(b"\xff")
+    assert main(["export"]) == 1
+    assert capsys.readouterr().err.startswith(".env cannot be read")
 
 
 def test_the_error_of_a_corrupt_log_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -201,3 +220,24 @@ def test_what_is_no_backup_is_not_restored(
     assert run(sqlite_log, "restore", str(tmp_path / "bad.db")) == 1
     assert len(capsys.readouterr().err.splitlines()) == 1
     assert len(sqlite_log.select().rows) == 3
+
+
+def test_a_backup_is_restored_in_place_of_a_damaged_log_and_of_a_folder_that_is_missing(
+    sqlite_log: CallLog, tmp_path: Path
+) -> None:
+    backup, damaged, missing = tmp_path / "backup.db", tmp_path / "damaged.db", tmp_path / "logs" / "calls.db"
+    assert run(sqlite_log, "backup", str(backup)) == 0
+    damaged.write_bytes(b"garbage" * 1000)
+    for path in (damaged, missing):
+        assert main(["restore", "--db", str(path), str(backup)]) == 0
+        assert [row["request_id"] for row in CallLog(path).iterate()] == ["c", "b", "a"]
+    [aside] = tmp_path.glob("damaged.db.corrupt-*")
+    assert aside.read_bytes() == b"garbage" * 1000
+
+
+def test_a_copy_that_is_no_call_log_is_not_left_behind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with closing(sqlite3.connect(tmp_path / "other.db")) as db:
+        db.execute("create table other (id)")
+    assert main(["backup", "--db", str(tmp_path / "other.db"), str(tmp_path / "backup.db")]) == 1
+    assert "not a usable call log" in capsys.readouterr().err
+    assert not (tmp_path / "backup.db").exists()
