@@ -5,6 +5,7 @@ The row of a streamed response is closed when the stream ends. Its parts pass as
 
 import logging
 import time
+import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 
