@@ -229,11 +229,13 @@ def test_the_label_is_written_in_the_color_of_its_emotion():
 
 def test_highlights_are_drawn_in_the_common_labels_of_a_comparison():
     crops = np.random.default_rng(0).integers(0, 256, (3, 48, 48), dtype=np.uint8)
-    seven, color = open_models(["vit", "moodreel-five"], STORE)
+    seven, color, landmarks = open_models(["vit", "moodreel-five", "compact-emotimesh"], STORE)
     drawn = highlight(seven, crops, np.array([0, 1, 2]), FIVE)
     assert drawn.ndim == 4 and len(drawn) == 3 and drawn.dtype == np.uint8
     assert (drawn.reshape(3, -1, 3).std(axis=2).max(axis=1) > 0).all(), "gray faces under colors"
-    assert highlight(color, crops, np.array([0, 1, 2]), FIVE) is None, "it reads no gray crops"
+    assert highlight(landmarks, crops, np.array([0, 1, 2]), FIVE) is None, "it reads landmarks"
+    colored = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+    assert len(highlight(color, colored, np.array([0, 1, 2]), FIVE)) == 3
 
 
 # The command

@@ -65,5 +65,6 @@ def run(args: argparse.Namespace) -> None:
         probabilities: np.ndarray = predictions.probabilities[before.found] @ matrix
         return probabilities
 
-    part = f"the held-out split of {data.name}"
-    print(quantize_model(model.path, args.out, args.weights, predict, truth, data=part))
+    part = f"held-out {data.noun} of {data.name}"
+    option = f"{args.data.partition(':')[0] if ':' in args.data else 'ferplus'}:PATH"
+    print(quantize_model(model.path, args.out, args.weights, predict, truth, data=part, option=option))

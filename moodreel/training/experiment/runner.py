@@ -104,16 +104,16 @@ class ClassificationRecipe(Recipe):
             raise DataInvalid(f"{data.name} has one label, {data.labels[0]}; a classifier needs two or more.")
         if data.media not in adapter.media:
             reads = " and ".join(adapter.media)
-            raise DataInvalid(f"{adapter.name} reads {reads}, but {data.name} holds {data.media}; choose another.")
+            raise DataInvalid(f"{adapter.name} reads {reads}, but {data.name} holds {data.noun}; choose another.")
         adapter.build(data.labels, request.model, request.options.pretrained)
         return partial(self._run, request, adapter, data)
 
     def _run(self, request: ClassificationRequest, adapter: ArchitectureAdapter, data: Dataset) -> str:
         inputs, usable = adapter.load_inputs(data, request)
-        logger.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
+        logger.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.noun, int(usable.sum()))
         if len(np.unique(data.truth[usable])) < 2:
             raise DataInvalid(
-                f"{int(usable.sum())} of {len(usable)} {data.media} can be trained on, and they have fewer than two "
+                f"{int(usable.sum())} of {len(usable)} {data.noun} can be trained on, and they have fewer than two "
                 "labels. In the others no face or sound was found; check the files."
             )
         experiment = Experiment(request, adapter, data, inputs, usable)
@@ -338,7 +338,7 @@ def training_phases(
 
 
 def _write_card(request: ClassificationRequest, data: Dataset, result: RunResult) -> None:
-    source = f"{data.name}, {result.held_out.examples} {data.media} held out. {result.split.reason}"
+    source = f"{data.name}, {result.held_out.examples} {data.noun} held out. {result.split.reason}"
     held_out, train = (
         {name: getattr(m, each) for name, each in METRICS.items()} for m in (result.held_out, result.train)
     )
