@@ -9,6 +9,7 @@ import torch
 from safetensors import SafetensorError
 
 from moodreel.errors import MoodreelError
+from moodreel.native_output import silence_native_libraries
 from moodreel.training.cli import calibrate, compare, evaluate, explain, export, extract, train
 from moodreel.training.cli.deprecated import replace_verb
 
@@ -47,4 +48,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    silence_native_libraries()
     main()

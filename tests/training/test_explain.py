@@ -3,6 +3,8 @@
 import copy
 import io
 import json
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -269,6 +271,13 @@ def test_shipped_models_find_a_smile_in_the_face_and_not_in_the_corners(photo, t
     corners = np.concatenate([one.heat[rows, columns] for rows in edges for columns in edges])
     assert one.heat[side // 6 :].sum() > 0.8 * one.heat.sum(), "not the hair"
     assert corners.mean() < 0.75 * one.heat.mean()
+
+
+def test_the_messages_of_native_libraries_are_not_shown(photo, tmp_path):
+    command = [sys.executable, "-m", "moodreel.training", "explain", "vit", photo, "--out", tmp_path]
+    done = subprocess.run(command, cwd=STORE.parent, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"1 face and sheet.png in {tmp_path}\n")
 
 
 def test_a_label_can_be_chosen_and_a_data_set_gives_true_labels(photo, tmp_path, portrait):
