@@ -20,6 +20,7 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.evaluation.predict import to_labels
 from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationOptions, ClassificationRequest
 from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
@@ -279,6 +280,8 @@ class Experiment:
         [model] = open_models([str(self.request.out)], self.request.context.models)
         examples = [self.data.examples[row] for row in rows]
         predictions = model.predict(examples, self.data.media, self.request.context)
+        # In serving, labels that are the service's own are in its order.
+        predictions = to_labels(predictions, model.info.labels, self.data.labels)
         return compute_metrics(predictions, self.data.truth[rows], self.data.labels)
 
     def _ablate(self, task: ClassificationTask, rows: np.ndarray) -> dict[str, torch.Tensor]:
