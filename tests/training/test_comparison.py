@@ -277,7 +277,7 @@ def test_without_a_held_out_part_everything_is_used_and_leaks_where_a_card_names
     split = evaluation_split(data, cards)
     assert len(split.held_out) == len(data.examples)
     assert split.leaks
-    assert "trained on it: m." in split.reason
+    assert "trained on it: m. --test-fraction 0.2 evaluates only" in split.reason
     assert not evaluation_split(data, cards[1:]).leaks
 
 
