@@ -280,6 +280,12 @@ def test_the_messages_of_native_libraries_are_not_shown(photo, tmp_path):
     assert done.stdout.endswith(f"1 face and sheet.png in {tmp_path}\n")
 
 
+def test_photos_larger_than_the_service_takes_are_explained(photo, tmp_path):
+    large = tmp_path / "large.jpg"
+    large.write_bytes(photo.read_bytes() + bytes(6_000_000))
+    assert "large-1: happy" in run("explain", "vit", large, "--out", tmp_path / "out")
+
+
 def test_a_label_can_be_chosen_and_a_data_set_gives_true_labels(photo, tmp_path, portrait):
     assert "nasa-1: sad 1%" in run("explain", "vit", photo, "--label", "sad", "--out", tmp_path / "sad")
     for label, number in (("happy", 6), ("sad", 6)):

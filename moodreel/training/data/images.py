@@ -11,7 +11,8 @@ from moodreel.media.image import ImageLimits, decode_image
 from moodreel.pipelines.engine import DETECTION_SIDE
 from moodreel.training.data.examples import Example
 
-_LIMITS = ImageLimits(bytes=2**31, pixels=200_000_000)
+FILE_LIMITS = ImageLimits(bytes=2**31, pixels=200_000_000)
+"""Limits of images that are files of the user's own; those of the service are for strangers."""
 Transform = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -54,7 +55,7 @@ def _decode(media: Path | bytes) -> np.ndarray:
     name = media if isinstance(media, Path) else "An example of the set"
     try:
         data = media.read_bytes() if isinstance(media, Path) else media
-        return decode_image(data, _LIMITS, max_side=DETECTION_SIDE).rgb
+        return decode_image(data, FILE_LIMITS, max_side=DETECTION_SIDE).rgb
     except UnsupportedMedia:  # serving does not read BMP and TIFF, which data sets have
         image = _decode_with_opencv(data)
     except (ImageCorrupt, ImageTooBig, OSError):
