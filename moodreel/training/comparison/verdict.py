@@ -4,7 +4,8 @@ from moodreel.training.comparison.results import Comparison, PairwiseResult
 from moodreel.training.evaluation.significance import CONFIDENCE_LEVEL, MIN_UNITS
 
 MIN_LABEL_EXAMPLES = 10
-"""A label with fewer examples is named: each of them changes the label's recall by more than ten points."""
+"""A label with fewer examples is named: each of them moves its recall by more than ten points, and the mean recall of
+seven labels by more than one."""
 METRIC_NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "macro_f1": "macro-F1"}
 
 
@@ -70,7 +71,7 @@ def _warn_of_rare_labels(comparison: Comparison) -> tuple[str, ...]:
     if not rare or comparison.config.decision_metric == "accuracy":
         return ()
     metric = METRIC_NAMES[comparison.config.decision_metric]
-    return (f"Few examples of {', '.join(rare)}: in {metric} these labels count as much as all others.",)
+    return (f"Few examples of {', '.join(rare)}: each of them moves {metric} by a point or more.",)
 
 
 def _extreme(comparison: Comparison, *, best: bool) -> str | None:
