@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -27,10 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         args.run(args)
+        sys.stdout.flush()
     except MoodreelError as error:
         sys.exit(f"{NAME}: {error}")
     except SafetensorError as error:
         sys.exit(f"{NAME}: The weights cannot be written: {error}; make room on their disk, or name another folder.")
+    except BrokenPipeError:  # standard output was closed early, as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a folder that is a file, no rights, a full disk
         sys.exit(f"{NAME}: {error.filename or 'A file'}: {error.strerror or error}; repair it or name another.")
     except KeyboardInterrupt:

@@ -280,6 +280,13 @@ def test_the_messages_of_native_libraries_are_not_shown(photo, tmp_path):
     assert done.stdout.endswith(f"1 face and sheet.png in {tmp_path}\n")
 
 
+def test_a_closed_pipe_ends_it_silently(photo, tmp_path):
+    command = [sys.executable, "-m", "moodreel.training", "explain", "vit", photo, "--out", tmp_path]
+    process = subprocess.Popen(command, cwd=STORE.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.wait(300), process.stderr.read()) == (0, "")
+
+
 def test_photos_larger_than_the_service_takes_are_explained(photo, tmp_path):
     large = tmp_path / "large.jpg"
     large.write_bytes(photo.read_bytes() + bytes(6_000_000))
