@@ -261,6 +261,15 @@ def test_train_writes_a_model_that_loads_and_a_card(image_folder, trained):
 
 
 @pytest.mark.training
+def test_an_export_says_that_training_may_have_seen_the_examples(image_folder, cache, trained, tmp_path):
+    data, out = f"images:{image_folder}", tmp_path / "small"
+    main(["export", str(trained[0]), "--weights", "int8", "--data", data, "--out", str(out), "--cache", str(cache)])
+    card = " ".join((out / "CARD.md").read_text().split())
+    assert f"8 images of {image_folder.name} that training may have seen (only the difference is meaningful)" in card
+    assert "export mine --out DIR --weights int8 --data images:PATH" in card
+
+
+@pytest.mark.training
 def test_the_card_of_a_model_with_the_services_labels_is_right_whatever_their_order(cache, tmp_path):
     data, rng = tmp_path / "images", np.random.default_rng(0)
     face = cv2.resize(synthetic_frames.portrait()[:320, 60:380], (160, 160), interpolation=cv2.INTER_AREA)
