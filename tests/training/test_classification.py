@@ -561,7 +561,7 @@ def test_pairing_names_labels_without_faces(recordings):
         (["emotimesh", "--data", "{faceless}"], "0 of 4 images can be trained on, .* no face or sound was found"),
         (
             ["improved-cnn", "--data", "{recordings}"],
-            "improved-cnn reads images, but RAVDESS, audio holds audio",
+            "improved-cnn reads images, but RAVDESS, audio holds recordings",
         ),
         (
             ["vit-scratch", "--data", "{image_folder}", "--test-fraction", "1.5"],
