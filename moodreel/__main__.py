@@ -2,10 +2,11 @@
 
 import argparse
 import importlib
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+
+from moodreel.native_output import silence_native_libraries
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         _overview().print_help(sys.stdout if arguments else sys.stderr)
         return 0 if arguments else 2
     name = arguments.pop(0) if arguments[0] in SUBCOMMANDS else "predict"
-    if argv is None and name in ("predict", "batch"):
-        _silence_native_libraries()
+    if argv is None and name not in ("serve", "doctor", "logs"):
+        silence_native_libraries()
     try:
         return _run(name, SUBCOMMANDS[name], arguments)
     except KeyboardInterrupt:
@@ -96,14 +97,6 @@ def _overview() -> argparse.ArgumentParser:
     for name, subcommand in SUBCOMMANDS.items():
         commands.add_parser(name, help=subcommand.help)
     return parser
-
-
-def _silence_native_libraries() -> None:
-    """Send what C++ code writes to standard error nowhere: no setting silences MediaPipe's and Ray's at their start."""
-    # A name that cannot be shown is escaped, as on Python's own standard error.
-    sys.stderr = os.fdopen(os.dup(2), "w", buffering=1, encoding=sys.stderr.encoding, errors="backslashreplace")
-    with open(os.devnull, "wb") as null:  # noqa: PTH123 - a device, not a path
-        os.dup2(null.fileno(), 2)
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import argparse
 import logging
+import os
 import sys
 from collections.abc import Sequence
 
@@ -9,6 +10,7 @@ import torch
 from safetensors import SafetensorError
 
 from moodreel.errors import MoodreelError
+from moodreel.native_output import silence_native_libraries
 from moodreel.training.cli import calibrate, compare, evaluate, explain, export, extract, train
 from moodreel.training.cli.deprecated import replace_verb
 
@@ -26,10 +28,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:
         args.run(args)
+        sys.stdout.flush()
     except MoodreelError as error:
         sys.exit(f"{NAME}: {error}")
     except SafetensorError as error:
         sys.exit(f"{NAME}: The weights cannot be written: {error}; make room on their disk, or name another folder.")
+    except BrokenPipeError:  # standard output was closed early, as by `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:  # a folder that is a file, no rights, a full disk
         sys.exit(f"{NAME}: {error.filename or 'A file'}: {error.strerror or error}; repair it or name another.")
     except KeyboardInterrupt:
@@ -47,4 +52,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
+    silence_native_libraries()
     main()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from safetensors import SafetensorError
 
-from moodreel.emotions import EIGHT, SEVEN
+from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid
 from moodreel.faces.features import FaceFeatures
 from moodreel.models.audiovisual_registry import load_audiovisual_model
@@ -24,8 +24,9 @@ from moodreel.pipelines.clip_loader import MEL_STEPS
 from moodreel.training.__main__ import main
 from moodreel.training.augmentation import spectrogram
 from moodreel.training.cli import export
-from moodreel.training.data.dataset import Dataset, pair_with_faces
+from moodreel.training.data.dataset import IMAGES, Dataset, pair_with_faces
 from moodreel.training.data.examples import Example
+from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import Split, split
 from moodreel.training.engine import checkpoint, trainer
@@ -257,6 +258,37 @@ def test_train_writes_a_model_that_loads_and_a_card(image_folder, trained):
     assert str(image_folder) not in card + json.dumps(fields)
     assert card.strip() in printed
     assert {"metrics.csv", "checkpoint.pt", "train.log"} <= {path.name for path in out.iterdir()}
+
+
+@pytest.mark.training
+def test_an_export_says_that_training_may_have_seen_the_examples(image_folder, cache, trained, tmp_path):
+    data, out = f"images:{image_folder}", tmp_path / "small"
+    main(["export", str(trained[0]), "--weights", "int8", "--data", data, "--out", str(out), "--cache", str(cache)])
+    card = " ".join((out / "CARD.md").read_text().split())
+    assert f"8 images of {image_folder.name} that training may have seen (only the difference is meaningful)" in card
+    assert "export mine --out DIR --weights int8 --data images:PATH" in card
+
+
+@pytest.mark.training
+def test_the_card_of_a_model_with_the_services_labels_is_right_whatever_their_order(cache, tmp_path):
+    data, rng = tmp_path / "images", np.random.default_rng(0)
+    face = cv2.resize(synthetic_frames.portrait()[:320, 60:380], (160, 160), interpolation=cv2.INTER_AREA)
+    rising = np.linspace(0.3, 1, 160)
+    lights = {"Anger": rising[None], "Happy": rising[None, ::-1], "Neutral": np.ones((1, 1)), "Sad": rising[:, None]}
+    lights["Shock"] = rising[::-1, None]  # in serving: Anger, Happy, Shock, Neutral, Sad
+    for label, light in lights.items():
+        (data / label).mkdir(parents=True)
+        for number in range(6):
+            image = face * light[..., None] + rng.normal(0, 4, face.shape)
+            cv2.imwrite(str(data / label / f"{number}.png"), image.clip(0, 255).astype(np.uint8)[..., ::-1])
+    fields = run(tmp_path / "mine", f"images:{data}", cache, "--epochs", "20")
+    [model] = open_models([str(tmp_path / "mine")], STORE)
+    assert model.info.labels == FIVE
+    dataset = open_dataset(f"images:{data}")
+    held_out = [dataset.examples[row] for row in dataset.split().held_out]
+    predicted = model.predict(held_out, IMAGES, DataContext(STORE, cache)).predicted
+    right = [FIVE[label] == example.label for label, example in zip(predicted, held_out, strict=True)]
+    assert fields["metrics"][0]["value"] == round(np.mean(right), 4) > 0.5
 
 
 @pytest.mark.training
@@ -529,7 +561,7 @@ def test_pairing_names_labels_without_faces(recordings):
         (["emotimesh", "--data", "{faceless}"], "0 of 4 images can be trained on, .* no face or sound was found"),
         (
             ["improved-cnn", "--data", "{recordings}"],
-            "improved-cnn reads images, but RAVDESS, audio holds audio",
+            "improved-cnn reads images, but RAVDESS, audio holds recordings",
         ),
         (
             ["vit-scratch", "--data", "{image_folder}", "--test-fraction", "1.5"],

@@ -52,6 +52,16 @@ def test_models_that_differ_by_chance_rarely_have_a_winner(tmp_path):
     assert winners.count(None) >= 10
 
 
+def test_labels_with_few_examples_are_named(tmp_path):
+    models = [TabularModel(tmp_path, "bad", share=0.3, seed=1), TabularModel(tmp_path, "good")]
+    data = make_dataset(60)
+    few = replace(data, examples=tuple(e for row, e in enumerate(data.examples) if e.label != LABELS[0] or row < 9))
+    expected = f"Few examples of {LABELS[0]} (3): each of them moves balanced accuracy"
+    assert verdict(run_comparison(models, few))[-1].startswith(expected)
+    assert "Few" not in verdict(run_comparison(models, few, replace(CONFIG, decision_metric="accuracy")))[-1]
+    assert "Few" not in verdict(run_comparison(models, data))[-1]
+
+
 def test_the_better_of_two_models_wins_by_the_difference_that_the_verdict_states(tmp_path):
     comparison = run_comparison(
         [TabularModel(tmp_path, "bad", share=0.3, seed=1), TabularModel(tmp_path, "good")], make_dataset()
@@ -267,7 +277,7 @@ def test_without_a_held_out_part_everything_is_used_and_leaks_where_a_card_names
     split = evaluation_split(data, cards)
     assert len(split.held_out) == len(data.examples)
     assert split.leaks
-    assert "trained on it: m." in split.reason
+    assert "trained on it: m. --test-fraction 0.2 evaluates only" in split.reason
     assert not evaluation_split(data, cards[1:]).leaks
 
 

@@ -3,6 +3,8 @@
 import copy
 import io
 import json
+import subprocess
+import sys
 from contextlib import redirect_stdout
 from pathlib import Path
 
@@ -229,11 +231,13 @@ def test_the_label_is_written_in_the_color_of_its_emotion():
 
 def test_highlights_are_drawn_in_the_common_labels_of_a_comparison():
     crops = np.random.default_rng(0).integers(0, 256, (3, 48, 48), dtype=np.uint8)
-    seven, color = open_models(["vit", "moodreel-five"], STORE)
+    seven, color, landmarks = open_models(["vit", "moodreel-five", "compact-emotimesh"], STORE)
     drawn = highlight(seven, crops, np.array([0, 1, 2]), FIVE)
     assert drawn.ndim == 4 and len(drawn) == 3 and drawn.dtype == np.uint8
     assert (drawn.reshape(3, -1, 3).std(axis=2).max(axis=1) > 0).all(), "gray faces under colors"
-    assert highlight(color, crops, np.array([0, 1, 2]), FIVE) is None, "it reads no gray crops"
+    assert highlight(landmarks, crops, np.array([0, 1, 2]), FIVE) is None, "it reads landmarks"
+    colored = np.random.default_rng(0).integers(0, 256, (3, 96, 96, 3), dtype=np.uint8)
+    assert len(highlight(color, colored, np.array([0, 1, 2]), FIVE)) == 3
 
 
 # The command
@@ -267,6 +271,26 @@ def test_shipped_models_find_a_smile_in_the_face_and_not_in_the_corners(photo, t
     corners = np.concatenate([one.heat[rows, columns] for rows in edges for columns in edges])
     assert one.heat[side // 6 :].sum() > 0.8 * one.heat.sum(), "not the hair"
     assert corners.mean() < 0.75 * one.heat.mean()
+
+
+def test_the_messages_of_native_libraries_are_not_shown(photo, tmp_path):
+    command = [sys.executable, "-m", "moodreel.training", "explain", "vit", photo, "--out", tmp_path]
+    done = subprocess.run(command, cwd=STORE.parent, capture_output=True, text=True, timeout=300)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"1 face and sheet.png in {tmp_path}\n")
+
+
+def test_a_closed_pipe_ends_it_silently(photo, tmp_path):
+    command = [sys.executable, "-m", "moodreel.training", "explain", "vit", photo, "--out", tmp_path]
+    process = subprocess.Popen(command, cwd=STORE.parent, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process.stdout.close()
+    assert (process.wait(300), process.stderr.read()) == (0, "")
+
+
+def test_photos_larger_than_the_service_takes_are_explained(photo, tmp_path):
+    large = tmp_path / "large.jpg"
+    large.write_bytes(photo.read_bytes() + bytes(6_000_000))
+    assert "large-1: happy" in run("explain", "vit", large, "--out", tmp_path / "out")
 
 
 def test_a_label_can_be_chosen_and_a_data_set_gives_true_labels(photo, tmp_path, portrait):

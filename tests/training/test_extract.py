@@ -93,7 +93,7 @@ def test_a_broken_video_is_named_and_the_others_are_extracted(tmp_path, capsys):
     with pytest.raises(SystemExit, match="1 of 2 videos could not be read to their end"):
         run(broken, good, "--out", tmp_path / "out")
     assert [row["video"] for row in manifest(tmp_path / "out")] == [str(good)]
-    assert "1 images" in capsys.readouterr().out
+    assert "1 image and" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

@@ -144,7 +144,9 @@ def test_report_compares_the_predictions_of_both_folders(tmp_path):
     (tmp_path / "full" / "CARD.md").write_text("# full\n\nAn older card.\n")
     truth = predict(tmp_path / "full").argmax(axis=1)
     truth[:10] = (truth[:10] + 1) % 3
-    report = quantize_model(tmp_path / "full", tmp_path / "small", "int8", predict, truth, data="made faces")
+    report = quantize_model(
+        tmp_path / "full", tmp_path / "small", "int8", predict, truth, data="made faces", option="images:PATH"
+    )
     before, after = predict(tmp_path / "full"), predict(tmp_path / "small")
     assert report.before.accuracy == 0.75
     assert report.after.accuracy == (after.argmax(axis=1) == truth).mean()
@@ -167,7 +169,9 @@ def test_report_shows_a_loss_of_accuracy(tmp_path, monkeypatch):
     save_network(tmp_path / "full", "improved-cnn")
     truth = predict(tmp_path / "full").argmax(axis=1)
     monkeypatch.setitem(PRECISIONS, "broken", lambda state: state | {"heads.weight": -state["heads.weight"]})
-    report = quantize_model(tmp_path / "full", tmp_path / "small", "broken", predict, truth, data="made faces")
+    report = quantize_model(
+        tmp_path / "full", tmp_path / "small", "broken", predict, truth, data="made faces", option="images:PATH"
+    )
     assert report.before.accuracy == 1 and report.after.accuracy < 1
     assert report.max_change > 0.1
 
@@ -187,7 +191,7 @@ def test_export_writes_a_model_of_the_store_and_prints_the_report(tmp_path, port
                 *("--cache", str(tmp_path / "cache"), "--out", str(tmp_path / "vit-int8")),
             ]
         )
-    assert "float16 to int8, 2 of the held-out split of set: accuracy" in printed.getvalue()
+    assert "float16 to int8, 2 held-out images of set: accuracy" in printed.getvalue()
     model = load_face_model(tmp_path / "vit-int8")
     assert model.info.name == "vit-int8"
     shipped = ROOT / "model_store" / "vit"

@@ -33,6 +33,7 @@ from moodreel.training.data.loading import DataContext
 from moodreel.training.data.muxspace import person_of, read_muxspace
 from moodreel.training.data.splits import holdout_mask
 from moodreel.training.evaluation.calibration import expected_calibration_error, fit_temperature
+from tests.support.synthetic_image import encode_heic_grid, encode_image
 
 ROOT = Path(__file__).parents[2]
 LANDMARKER = ROOT / "model_store" / "face_landmarker" / "face_landmarker.task"
@@ -283,7 +284,7 @@ def write_pictures(folder, **levels):
 
 def test_folder_names_and_synonyms_are_labels(tmp_path, caplog):
     write_pictures(tmp_path, Happiness__a=10, joy__b=20, AFRAID__c=30, calm__d=40, disgusted__sub__e=50, contempt__f=60)
-    (tmp_path / "joy" / "b.heic").write_bytes(b"")
+    (tmp_path / "joy" / "b.txt").write_bytes(b"")
     (tmp_path / "joy" / ".DS_Store").write_bytes(b"")
     seven, five = (read_folders(tmp_path, IMAGES, labels=labels) for labels in (SEVEN, FIVE))
     images = ImageSequence(seven)
@@ -291,7 +292,7 @@ def test_folder_names_and_synonyms_are_labels(tmp_path, caplog):
     assert shown == {10: "happy", 20: "happy", 30: "fear", 40: "neutral", 50: "disgust"}
     assert [example.label for example in five] == [SEVEN_TO_FIVE[example.label] for example in seven]
     assert "contempt: 1" in caplog.text
-    assert "joy, .heic: 1" in caplog.text
+    assert "joy, .txt: 1" in caplog.text
     assert "DS_Store" not in caplog.text
 
 
@@ -307,6 +308,20 @@ def test_images_are_rotated_and_scaled_as_in_serving(tmp_path):
     assert image.shape == (640, 320, 3)
     assert abs(image[100, 160].astype(int) - (200, 0, 0)).max() < 12
     assert image[600, 160].max() < 12
+
+
+def test_images_of_phones_and_cutouts_are_decoded_as_in_serving(tmp_path):
+    (tmp_path / "sad").mkdir()
+    red = np.full((60, 60, 3), (200, 0, 0), np.uint8)
+    (tmp_path / "sad" / "a.heic").write_bytes(encode_heic_grid(red, 2, 2, 100, 110))
+    cutout = np.zeros((40, 40, 4), np.uint8)  # transparent black: white in serving
+    (tmp_path / "sad" / "b.png").write_bytes(encode_image(cutout, "PNG"))
+    cv2.imwrite(str(tmp_path / "sad" / "c.tiff"), red[:, :, ::-1])  # serving does not read TIFF
+    images = ImageSequence(read_folders(tmp_path, IMAGES, labels=FIVE))
+    assert images[0].shape == (110, 100, 3)
+    assert abs(images[0][50, 50].astype(int) - (200, 0, 0)).max() < 12
+    assert images[1][20, 20].tolist() == [255, 255, 255]
+    assert images[2][20, 20].tolist() == [200, 0, 0]
 
 
 def test_unknown_labels_and_broken_images_are_named(tmp_path):

@@ -55,4 +55,4 @@ def run(args: argparse.Namespace) -> None:
         Image.fromarray(draw_sheet([each])).save(args.out / f"{face.name}.png")
         print(f"{face.name}: {each.label} {each.probability:.0%}" + (f", truly {each.truth}" if each.truth else ""))
     Image.fromarray(draw_sheet(maps[:MAX_SHEET_FACES], model.info.name)).save(args.out / SHEET)
-    print(f"{len(maps)} faces and {SHEET} in {args.out}")
+    print(f"{len(maps)} face{'s' if len(maps) > 1 else ''} and {SHEET} in {args.out}")

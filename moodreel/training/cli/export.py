@@ -8,6 +8,7 @@ import numpy as np
 from moodreel.errors import DataInvalid, ModelInvalid
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.cli.options import Commands, add_common, add_data, add_out, at_least, check_out
+from moodreel.training.comparison.split import trained_on
 from moodreel.training.data.label_mapping import common_labels, mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
@@ -65,5 +66,9 @@ def run(args: argparse.Namespace) -> None:
         probabilities: np.ndarray = predictions.probabilities[before.found] @ matrix
         return probabilities
 
-    part = f"the held-out split of {data.name}"
-    print(quantize_model(model.path, args.out, args.weights, predict, truth, data=part))
+    part = f"held-out {data.noun} of {data.name}"
+    if data.published_split is None and trained_on(model.info.card, data.name):
+        # After cross-validation, the weights are trained on everything.
+        part = f"{data.noun} of {data.name} that training may have seen (only the difference is meaningful)"
+    option = f"{args.data.partition(':')[0] if ':' in args.data else 'ferplus'}:PATH"
+    print(quantize_model(model.path, args.out, args.weights, predict, truth, data=part, option=option))

@@ -27,7 +27,7 @@ def run(args: argparse.Namespace) -> None:
     """Extract, and exit with an error where a video could not be read to its end."""
     landmarker = DataContext(STORE, Path()).landmarker if args.faces else None
     result = extract(args.videos, args.out, interval=args.every, size=args.size, landmarker=landmarker)
-    print(f"{result.images} images and {MANIFEST} in {args.out}")
+    print(f"{result.images} image{'' if result.images == 1 else 's'} and {MANIFEST} in {args.out}")
     if result.failed:
         sys.exit(f"moodreel.training: {len(result.failed)} of {len(args.videos)} videos could not be read to their end")
 

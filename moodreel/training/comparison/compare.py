@@ -70,7 +70,7 @@ def compare(
     )
     return Comparison(
         data=data.name,
-        media=data.media,
+        media=data.noun,
         licence=data.license,
         commercial=data.commercial,
         examples=len(run.truth),

@@ -7,14 +7,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from moodreel.errors import ModelInvalid
-from moodreel.faces.features import CropKind
 from moodreel.training.comparison.plots import WIDTH, Plot, styled
 from moodreel.training.comparison.results import EvaluationRun
 from moodreel.training.data.dataset import IMAGES
+from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
+from moodreel.training.evaluation.predict import extract_inputs
 from moodreel.training.explain.attribution import attribute, predict_logits
 from moodreel.training.explain.render import overlay
 
@@ -26,12 +27,11 @@ def draw_faces(models: Sequence[EvaluatedModel], run: EvaluationRun, media: str,
     """Draw a sheet for each face model, with attribution maps over the crops; nothing for clips and recordings."""
     if media != IMAGES:
         return []
-    crops = context.extract_faces(ImageSequence(run.examples)).crops
     return [
         Plot(
             f"faces-{index + 1}",
             f"Most confident predictions of {model.name}",
-            _sheet(model, index, run, crops),
+            _sheet(model, index, run, context),
         )
         for index, model in enumerate(models)
         if isinstance(model, EvaluatedFaceModel)
@@ -53,8 +53,9 @@ def most_confident(run: EvaluationRun, index: int, *, correct: bool) -> np.ndarr
 
 
 @styled
-def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, crops: np.ndarray) -> Figure:
-    predictions = run.predictions[index]
+def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, context: DataContext) -> Figure:
+    predictions, images = run.predictions[index], ImageSequence(run.examples)
+    faces, landmarks = extract_inputs(model.predictor, images, context)
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     figure.suptitle(model.name, fontsize=9)
     grid = figure.subplots(2, COLUMNS)
@@ -62,10 +63,14 @@ def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, crops: np.
         axes.axis("off")
     for axes_row, correct in zip(grid, (True, False), strict=True):
         rows = most_confident(run, index, correct=correct)
-        highlighted = highlight(model, crops[rows], predictions.predicted[rows], run.labels) if len(rows) else None
-        images = crops[rows] if highlighted is None else highlighted
-        for axes, row, image in zip(axes_row, rows, images, strict=False):
-            axes.imshow(image, cmap="gray", vmin=0, vmax=255)
+        if len(rows) == 0:
+            continue
+        crops = faces.crops[rows]
+        if landmarks is not None:
+            crops = np.stack([crop_image(images[row], landmarks[row], model.predictor.crop_kind) for row in rows])
+        highlighted = highlight(model, crops, predictions.predicted[rows], run.labels)
+        for axes, row, drawn in zip(axes_row, rows, crops if highlighted is None else highlighted, strict=False):
+            axes.imshow(drawn, cmap="gray", vmin=0, vmax=255)
             true, predicted = (run.labels[label] for label in (run.truth[row], predictions.predicted[row]))
             title = true if correct else f"{true}\n→ {predicted}"
             axes.set_title(f"{title} {predictions.probabilities[row].max():.0%}", fontsize=7, pad=2)
@@ -79,15 +84,13 @@ def highlight(
 
     Args:
         model: The model.
-        crops: uint8 (N, 48, 48).
+        crops: The N crops that the model reads, uint8; see `CropKind`.
         predicted: int64 (N,), indices of `labels`.
         labels: Labels of the comparison.
 
     Returns:
-        uint8 (N, H, W, 3); None for a model that does not read gray crops, or reads other inputs too.
+        uint8 (N, H, W, 3); None for a model that does not read crops, or reads other inputs too.
     """
-    if model.predictor.crop_kind is not CropKind.GRAY:
-        return None
     network, own_labels = model.predictor.network, model.info.card.labels
     try:
         mapped = mapping_matrix(own_labels, labels)[:, predicted].T > 0

@@ -105,6 +105,7 @@ class Comparison:
     """Everything that a report shows, except the command that made it.
 
     Attributes:
+        media: What the examples are called, such as "images".
         licence: License of the data.
         commercial: Whether weights trained on it may be used commercially.
         examples: Number of held-out examples.

@@ -34,7 +34,10 @@ def evaluation_split(
         trained = [card.name for card in cards if trained_on(card, data.name)]
         reason = f"All {len(everything)} examples were evaluated: the data set has no held-out part."
         if trained:
-            reason = f"LEAKS: {reason} According to their cards, these models were trained on it: {', '.join(trained)}."
+            reason = (
+                f"LEAKS: {reason} According to their cards, these models were trained on it: {', '.join(trained)}. "
+                "--test-fraction 0.2 evaluates only what a training with default options holds out."
+            )
         return Split(everything[:0], everything, bool(trained), reason)
     is_new = share is not None or bool(by)
     split = data.split(0.2 if share is None else share, by=by or ("person" if is_new else ""), seed=seed)

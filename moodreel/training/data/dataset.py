@@ -45,6 +45,11 @@ class Dataset:
     faces: "Dataset | None" = None
 
     @property
+    def noun(self) -> str:
+        """What the examples are called after a number: "recordings" for audio."""
+        return "recordings" if self.media == AUDIO else self.media
+
+    @property
     def truth(self) -> np.ndarray:
         """Label index of each example, int64 (N,)."""
         return np.array([self.labels.index(example.label) for example in self.examples], np.int64)

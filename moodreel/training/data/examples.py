@@ -127,7 +127,7 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
         raise DataInvalid(f"{file} cannot be read ({error.strerror}); name another file.") from error
     except (UnicodeDecodeError, csv.Error) as error:
         raise DataInvalid(f"{file} cannot be read as a CSV file; save it again, in UTF-8.") from error
-    raise DataInvalid(f"{file} needs to be a CSV file with the columns {', '.join(columns)}.")
+    raise DataInvalid(f"{file} needs to be a CSV file with commas, whose first line names {', '.join(columns)}.")
 
 
 def _size(media: Media) -> int:

@@ -217,12 +217,12 @@ def _extract(
                 return
         table.crops[row] = cv2.resize(_to_gray(image), (CROP_SIDE, CROP_SIDE), interpolation=cv2.INTER_AREA)
 
-    name = augmentation.__name__
+    what = "images" if augmentation is identity else f"images ({augmentation.__name__})"
     with ThreadPoolExecutor(workers) as pool:
-        list(tqdm(pool.map(extract_row, range(count)), total=count, desc=f"faces, {name}", mininterval=5))
+        list(tqdm(pool.map(extract_row, range(count)), total=count, desc=f"faces in {what}", mininterval=5))
     for landmarker in landmarkers.values():
         landmarker.close()
-    logger.info("Faces found in %.2f %% of %d images, %s.", 100 * table.found.mean(), count, name)
+    logger.info("Faces found in %.2f %% of %d %s.", 100 * table.found.mean(), count, what)
     return table, landmarks
 
 

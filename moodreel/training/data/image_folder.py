@@ -15,7 +15,7 @@ from moodreel.training.data.label_mapping import map_label
 logger = logging.getLogger(__name__)
 
 EXTENSIONS: Mapping[str, frozenset[str]] = {
-    IMAGES: frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"}),
+    IMAGES: frozenset({".jpg", ".jpeg", ".png", ".webp", ".heic", ".heif", ".bmp", ".tif", ".tiff"}),
     CLIPS: frozenset({".mp4", ".mov", ".webm", ".mkv", ".avi", ".3gp", ".gif"}),
     AUDIO: frozenset({".wav", ".flac", ".ogg", ".mp3", ".m4a", ".aac"}),
 }

@@ -6,10 +6,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from moodreel.errors import DataInvalid
+from moodreel.errors import DataInvalid, ImageCorrupt, ImageTooBig, UnsupportedMedia
+from moodreel.media.image import ImageLimits, decode_image
 from moodreel.pipelines.engine import DETECTION_SIDE
 from moodreel.training.data.examples import Example
 
+FILE_LIMITS = ImageLimits(bytes=2**31, pixels=200_000_000)
+"""Limits of images that are files of the user's own; those of the service are for strangers."""
 Transform = Callable[[np.ndarray, int], np.ndarray]
 
 
@@ -49,15 +52,26 @@ Images = np.ndarray | ImageSequence
 
 
 def _decode(media: Path | bytes) -> np.ndarray:
+    name = media if isinstance(media, Path) else "An example of the set"
     try:
-        # Not cv2.imread, which ends the process where a name is not UTF-8.
         data = media.read_bytes() if isinstance(media, Path) else media
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
-    except (cv2.error, OSError):
+        return decode_image(data, FILE_LIMITS, max_side=DETECTION_SIDE).rgb
+    except UnsupportedMedia:  # serving does not read BMP and TIFF, which data sets have
+        image = _decode_with_opencv(data)
+    except (ImageCorrupt, ImageTooBig, OSError):
         image = None
     if image is None:
-        name = media if isinstance(media, Path) else "An example of the set"
         raise DataInvalid(f"{name} cannot be read as a picture; repair it or remove it.")
+    return image
+
+
+def _decode_with_opencv(data: bytes) -> np.ndarray | None:
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    except cv2.error:
+        return None
+    if image is None:
+        return None
     height, width = image.shape[:2]
     scale = DETECTION_SIDE / max(height, width)
     if scale >= 1:

@@ -110,7 +110,8 @@ def read_ravdess(folder: Path, modality: str) -> tuple[Example, ...]:
     if not examples:
         raise DataInvalid(
             f"{folder} holds no {modality} of speech. Name the folder that holds RAVDESS's Actor_01 to "
-            f"Actor_{ACTORS}. Left out: {describe_counts(skipped)}."
+            f"Actor_{ACTORS}; ravdess: reads clips with sound, ravdess-audio: recordings alone. Left out: "
+            f"{describe_counts(skipped)}."
         )
     if skipped:
         logger.info("RAVDESS, left out: %s.", describe_counts(skipped))

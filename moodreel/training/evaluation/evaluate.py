@@ -60,7 +60,10 @@ def evaluate(
     """
     labels = predictor.info.labels
     if labels not in (FIVE, SEVEN):
-        raise MoodreelError("Only models of our five or seven labels can be evaluated; for others use compare.")
+        raise MoodreelError(
+            f"evaluate measures models with the labels {', '.join(FIVE)}, or {', '.join(SEVEN)}; {predictor.info.name} "
+            "has others. Measure it with compare, which takes a single model too."
+        )
     images, all_truth, members = _read(data, labels, groups)
     faces, landmarks = extract_inputs(predictor, images, context)
     labeled = np.flatnonzero(all_truth >= 0)
@@ -79,8 +82,8 @@ def evaluate(
         return FaceEvaluation(metrics, five=in_five(predictions, truth), groups=by_group)
     neutral = truth[found] == FIVE.index("Neutral")
     if landmarks is not None or neutral.all() or not neutral.any():
-        reason = "have no images, which this model reads" if landmarks is not None else "need neutral faces and others"
-        logger.warning("No pseudo-sequences: they %s.", reason)
+        reason = "it reads images, and they have none" if landmarks is not None else "they need Neutral and others"
+        logger.info("%s is not measured on pseudo-sequences: %s.", predictor.info.name, reason)
         return FaceEvaluation(metrics, groups=by_group)
     return FaceEvaluation(metrics, groups=by_group, sequences=evaluate_sequences(predictor, faces, all_truth))
 

@@ -51,7 +51,7 @@ def _open(path: Path, taken: set[str], device: str, prior: str) -> EvaluatedMode
         audiovisual = load_audiovisual_model(path, device=device)
         return EvaluatedAudioVisualModel(_unique_name(audiovisual.info.name, taken), path, audiovisual)
     raise MoodreelError(
-        f"{path.name} reads {kind}s. Only models that read faces, or faces and voices, can be compared; for others "
+        f"{path.name} reads {kind}s. This command takes models that read faces, or faces and voices; for others "
         "use `python -m moodreel.training evaluate`."
     )
 

@@ -20,6 +20,7 @@ from moodreel.training.engine.schedule import Phase
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
 from moodreel.training.evaluation.open_models import open_models
+from moodreel.training.evaluation.predict import to_labels
 from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationOptions, ClassificationRequest
 from moodreel.training.experiment.architecture_table import ADAPTERS
 from moodreel.training.experiment.audiovisual_inputs import SMALL_FACES
@@ -104,16 +105,16 @@ class ClassificationRecipe(Recipe):
             raise DataInvalid(f"{data.name} has one label, {data.labels[0]}; a classifier needs two or more.")
         if data.media not in adapter.media:
             reads = " and ".join(adapter.media)
-            raise DataInvalid(f"{adapter.name} reads {reads}, but {data.name} holds {data.media}; choose another.")
+            raise DataInvalid(f"{adapter.name} reads {reads}, but {data.name} holds {data.noun}; choose another.")
         adapter.build(data.labels, request.model, request.options.pretrained)
         return partial(self._run, request, adapter, data)
 
     def _run(self, request: ClassificationRequest, adapter: ArchitectureAdapter, data: Dataset) -> str:
         inputs, usable = adapter.load_inputs(data, request)
-        logger.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.media, int(usable.sum()))
+        logger.info("%s: %d %s, %d usable.", data.name, len(data.examples), data.noun, int(usable.sum()))
         if len(np.unique(data.truth[usable])) < 2:
             raise DataInvalid(
-                f"{int(usable.sum())} of {len(usable)} {data.media} can be trained on, and they have fewer than two "
+                f"{int(usable.sum())} of {len(usable)} {data.noun} can be trained on, and they have fewer than two "
                 "labels. In the others no face or sound was found; check the files."
             )
         experiment = Experiment(request, adapter, data, inputs, usable)
@@ -279,6 +280,8 @@ class Experiment:
         [model] = open_models([str(self.request.out)], self.request.context.models)
         examples = [self.data.examples[row] for row in rows]
         predictions = model.predict(examples, self.data.media, self.request.context)
+        # In serving, labels that are the service's own are in its order.
+        predictions = to_labels(predictions, model.info.labels, self.data.labels)
         return compute_metrics(predictions, self.data.truth[rows], self.data.labels)
 
     def _ablate(self, task: ClassificationTask, rows: np.ndarray) -> dict[str, torch.Tensor]:
@@ -338,7 +341,7 @@ def training_phases(
 
 
 def _write_card(request: ClassificationRequest, data: Dataset, result: RunResult) -> None:
-    source = f"{data.name}, {result.held_out.examples} {data.media} held out. {result.split.reason}"
+    source = f"{data.name}, {result.held_out.examples} {data.noun} held out. {result.split.reason}"
     held_out, train = (
         {name: getattr(m, each) for name, each in METRICS.items()} for m in (result.held_out, result.train)
     )

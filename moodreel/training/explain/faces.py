@@ -18,7 +18,7 @@ from moodreel.models.predictor import FacePredictor
 from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.face_cache import crop_image
-from moodreel.training.data.images import ImageSequence
+from moodreel.training.data.images import FILE_LIMITS, ImageSequence
 from moodreel.training.data.loading import DataContext, load_face_crops
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.evaluation.audiovisual_model import face_windows
@@ -67,7 +67,7 @@ def find_faces(files: Sequence[Path], landmarker_path: Path, kind: CropKind) -> 
             data = file.read_bytes()
         except OSError as error:
             raise DataInvalid(f"{file} cannot be read; check its name.") from error
-        rgb = image.decode_image(data).rgb
+        rgb = image.decode_image(data, FILE_LIMITS).rgb
         found = detect_tiled(landmarker, rgb)
         if not found:
             logger.warning("No face was found in %s.", file)

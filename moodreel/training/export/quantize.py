@@ -58,7 +58,7 @@ class QuantizationReport:
     def __str__(self) -> str:
         before, after = self.before, self.after
         return (
-            f"{before.precision} to {after.precision}, {self.examples} of {self.data}: accuracy {before.accuracy:.4f} "
+            f"{before.precision} to {after.precision}, {self.examples} {self.data}: accuracy {before.accuracy:.4f} "
             f"to {after.accuracy:.4f}, mean recall {before.mean_recall:.4f} to {after.mean_recall:.4f}; {self.changed} "
             f"predictions differ; a probability changes by {self.mean_change:.5f} on average, {self.max_change:.4f} at "
             f"most; {before.bytes / 1e6:.2f} to {after.bytes / 1e6:.2f} MB"
@@ -66,7 +66,7 @@ class QuantizationReport:
 
 
 def quantize_model(
-    source: Path, out: Path, weights: str, predict: Predict, truth: np.ndarray, *, data: str
+    source: Path, out: Path, weights: str, predict: Predict, truth: np.ndarray, *, data: str, option: str
 ) -> QuantizationReport:
     """Write a model's folder with weights of another data type, and report the change in model.json and CARD.md.
 
@@ -77,6 +77,7 @@ def quantize_model(
         predict: Predicts for the N examples.
         truth: int (N,), their labels.
         data: A description of the examples.
+        option: The value of --data, without this machine's path.
 
     Raises:
         ModelInvalid: The weights of the source cannot be read.
@@ -93,7 +94,7 @@ def quantize_model(
         max_change=float(np.abs(before - after).max()),
         mean_change=float(np.abs(before - after).mean()),
     )
-    _write_report(source, out, report)
+    _write_report(source, out, report, option)
     return report
 
 
@@ -138,12 +139,12 @@ def _card_of(folder: Path) -> dict[str, Any]:
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
 
-def _write_report(source: Path, out: Path, report: QuantizationReport) -> None:
+def _write_report(source: Path, out: Path, report: QuantizationReport, option: str) -> None:
     """Add the report to model.json and CARD.md. The source's metrics are kept, marked with their data type."""
     card = _card_of(out)
     weights = report.after.precision
-    command = f"python -m moodreel.training export {source.name} --out DIR --weights {weights} --data NAME:PATH"
-    stated = {"data": f"{report.data}, {report.examples}", "weights": weights, "command": command}
+    command = f"python -m moodreel.training export {source.name} --out DIR --weights {weights} --data {option}"
+    stated = {"data": f"{report.examples} {report.data}", "weights": weights, "command": command}
     pairs = {
         "accuracy": (report.before.accuracy, report.after.accuracy),
         "mean recall": (report.before.mean_recall, report.after.mean_recall),

@@ -34,7 +34,7 @@ FERPLUS_DATA = (
 DATA = {
     FERPLUS: FERPLUS_DATA,
     MUXSPACE: "muxspace (repository Apache-2.0, image rights unclear; one labeler an image), four fifths of its people",
-    "webfaces": "webfaces (5,848 color faces from the web in seven classes; rights unstated)",
+    "webfaces": "webfaces (color faces from the web in seven classes; rights unstated)",
 }
 """Description of each data set, for model.json and the card."""
 FERPLUS_LICENSE = "MIT, as moodreel; the training images are not part of it"
