@@ -89,8 +89,19 @@ class Base64(fields.Field[bytes]):
         return None if value is None else base64.b64encode(value).decode()
 
 
-class LowerCase(fields.String):
-    """A string that is converted to lower case."""
+class FileFormat(fields.String):
+    """The format of a file, in any case: a hint that is checked and not used.
+
+    Args:
+        formats: Those that may be named.
+    """
+
+    def __init__(self, *formats: str) -> None:
+        super().__init__(
+            allow_none=True,
+            validate=validate.OneOf((*formats, None)),
+            metadata=field_doc("A hint only: the content of the file decides.", example=formats[0]),
+        )
 
     def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> str:
         return super()._deserialize(value, attr, data, **kwargs).lower()
