@@ -5,6 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -160,6 +161,17 @@ def test_boxes_are_in_pixels_of_the_sent_frame_at_any_processing_size(make_sched
         recorder.submit(FRAME)
         boxes.append(recorder.wait()[0].faces[0].box)
     assert boxes[0] == pytest.approx(boxes[1], abs=8)
+
+
+def test_a_person_keeps_the_id_when_the_client_sends_smaller_frames(make_scheduler, engine):
+    [rgb] = synthetic_frames.face_frames(1, 640, 360)
+    right = np.roll(rgb, 150, axis=1)
+    recorder = RecordingClient(make_scheduler(engine))
+    for count, width in enumerate((640, 480, 320, 640), 1):
+        frame = cv2.resize(right, (width, width * 9 // 16), interpolation=cv2.INTER_AREA)
+        recorder.submit(synthetic_image.encode_image(frame, quality=90))
+        recorder.wait(count)
+    assert [[face.track for face in result.faces] for result in recorder.all()] == [[0]] * 4
 
 
 def test_another_model_answers_with_its_own_labels(make_scheduler, engine):
