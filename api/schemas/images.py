@@ -3,7 +3,16 @@
 from marshmallow import fields, validate
 
 from api.schemas import videos
-from api.schemas.fields import AnswerSchema, Base64, Boolean, FileFormat, Probability, field_doc, model_field, results_field
+from api.schemas.fields import (
+    AnswerSchema,
+    Base64,
+    Boolean,
+    FileFormat,
+    Probability,
+    field_doc,
+    model_field,
+    results_field,
+)
 from api.schemas.files import EITHER, IMAGE, FileSchema, OptionsSchema
 from api.schemas.videos import CERTAIN, CONFIDENCE, ModelSchema, QualitySchema, VideoSchema
 from moodreel.emotions import SEVEN

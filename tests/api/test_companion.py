@@ -240,7 +240,12 @@ CRISIS = {
         *["i dont wanna be here anymore", "Life isn’t worth living", "I'd rather be dead", "so tired of being alive"],
         *["thinking of ending it all", "I took all my pills", "I wish I wasn't alive", "gonna unalive myself"],
     ],
-    "de": ["Ich will nicht mehr leben.", "Ich denke oft an Selbstmordgedanken", "ich bring mich um", "Ich will tot sein"],
+    "de": [
+        "Ich will nicht mehr leben.",
+        "Ich denke oft an Selbstmordgedanken",
+        "ich bring mich um",
+        "Ich will tot sein",
+    ],
     "fr": ["J’ai envie de mourir", "je pense au suicide", "je suis fatiguée de vivre"],
     "es": ["Ya no quiero vivir", "pienso en el suicidio", "estoy cansado de vivir"],
     "pt": ["Não quero mais viver", "penso em me matar"],

@@ -503,6 +503,24 @@ def test_suggestions_have_values_are_rate_limited_and_are_withdrawn():
     assert last == Suggestion(None, 15, 1280, 720)
 
 
+def test_a_client_that_heeds_suggestions_is_never_asked_for_more_until_they_are_withdrawn():
+    load_controller = LoadController(640, 15, 0)
+    rate, size, suggestions = 15.0, (1280, 720), []
+    for now in range(1, 60):
+        slow = now <= 30
+        suggestion = second(
+            load_controller, now, int(rate), min(3, int(rate)) if slow else int(rate), 300 if slow else 30, size
+        )
+        if suggestion:
+            suggestions.append(suggestion)
+            rate, size = suggestion.frame_rate, (suggestion.width, suggestion.height)
+    assert len(suggestions) > 2
+    asked = [(suggestion.frame_rate, suggestion.width) for suggestion in suggestions[:-1]]
+    assert asked == sorted(asked, reverse=True)
+    assert suggestions[-1] == Suggestion(None, 15, 1280, 720)
+    assert size == (1280, 720)
+
+
 def test_one_slow_second_causes_no_suggestion():
     load_controller = LoadController(640, 15, 0)
     suggestions = [

@@ -486,7 +486,9 @@ def test_a_log_that_is_too_long_for_a_file_says_so(new_page):
 def test_a_user_who_may_not_read_the_log_is_told_so(new_page):
     page = new_page(key=accounts.own_token(userId="no-admin"))
     page.goto("/#log")
-    expect(page.get_by_role("alert")).to_contain_text("This needs an API key of the service, or a token with the role ADMIN.")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "This needs an API key of the service, or a token with the role ADMIN."
+    )
     page.errors.remove("Failed to load resource: the server responded with a status of 403 (FORBIDDEN)")
     page.get_by_role("button", name="Enter a key or token").click()
     page.get_by_label("API key or token").fill(KEY)
