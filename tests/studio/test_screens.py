@@ -4,6 +4,7 @@ import json
 import re
 import time
 
+import av
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -12,6 +13,7 @@ from tests.studio.month import write_month
 from tests.support import accounts
 from tests.support.browser import SMILE, needs_chromium
 from tests.support.server import KEY, Server, wait_until
+from tests.support.synthetic_image import encode_image
 from tests.support.websocket_client import WebSocketClient
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
@@ -264,6 +266,19 @@ def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server
     assert_fits(page)
     page.get_by_role("button", name="Next month").click()
     expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
+
+
+def test_a_day_shows_a_loop_of_its_emotion_rather_than_a_newer_picture(new_page, server: Server):
+    write_month(server, "picture-user", SMILE.read_bytes(), days=1)
+    token = accounts.own_token(userId="picture-user")
+    with av.open(str(SMILE)) as clip:
+        picture = encode_image(next(clip.decode(video=0)).to_ndarray(format="rgb24"))
+    headers = {"authorization": f"Bearer {token}"}
+    assert server.call("POST", "/api/detect", headers=headers, files={"file": picture}).headers["x-history-id"]
+    page = new_page(key=token)
+    page.goto("/#calendar")
+    page.locator("button.day").focus()
+    expect(page.locator("video.loop-of-day")).to_have_attribute("aria-label", re.compile("Happy$"))
 
 
 def test_the_calendar_shows_the_month_that_was_chosen_last(new_page, server: Server):

@@ -100,7 +100,7 @@ class Calendar {
     this.load();
   }
 
-  /** Show a day, and the loop or picture of its newest entry that has one. @param {string} day */
+  /** Show a day, and a loop or picture of it. @param {string} day */
   async choose(day) {
     this.day = day;
     this.mediaProblem = null;
@@ -118,9 +118,12 @@ class Calendar {
     this.shell.update();
   }
 
-  /** @param {string} day */
+  /** The newest entry with a loop of what the day shows; else with any loop; else with a picture. @param {string} day */
   entryOf(day) {
-    return this.entries.find(({ created, media }) => media.length && toIso(new Date(created)) === day);
+    const leading = this.summary?.periods.find(({ name }) => name === day)?.leading;
+    const entries = this.entries.filter(({ created, media }) => media.length && toIso(new Date(created)) === day);
+    const loops = entries.filter(({ media: [{ type }] }) => isVideo(type));
+    return loops.find(({ mood }) => mood === leading) ?? loops[0] ?? entries[0];
   }
 
   view() {
@@ -212,11 +215,14 @@ const weekday = (day) => html`<th scope="col">
   <span class="narrow" aria-hidden="true">${asLetter.format(day)}</span>
 </th>`;
 
+/** @param {string} type */
+const isVideo = (type) => type.startsWith("video/");
+
 /** @param {string} url @param {Entry} entry */
 function media(url, { created, mood, media: [{ type }] }) {
   const emotion = mood ? emotionName(mood) : S.calendar.noFace;
   const label = fill(S.calendar.media, { emotion, time: asTime.format(new Date(created)) });
-  if (!type.startsWith("video/")) return html`<img class="loop-of-day" src=${url} alt=${label} />`;
+  if (!isVideo(type)) return html`<img class="loop-of-day" src=${url} alt=${label} />`;
   return html`<video
     class="loop-of-day" src=${url} .muted=${true} ?autoplay=${!prefersStill} ?controls=${prefersStill} loop playsinline
     aria-label=${label}
