@@ -22,6 +22,7 @@ const asDay = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric",
 const asTime = new Intl.DateTimeFormat(locale, { timeStyle: "short" });
 const asWeekday = new Intl.DateTimeFormat(locale, { weekday: "long" });
 const asShortWeekday = new Intl.DateTimeFormat(locale, { weekday: "short" });
+const asDifference = new Intl.NumberFormat(locale, { signDisplay: "always" });
 const asLetter = new Intl.DateTimeFormat(locale, { weekday: "narrow" });
 
 /** @typedef {import("./ui.js").Screen} Screen */
@@ -202,7 +203,8 @@ class Calendar {
       <h2>${S.calendar.week}</h2>
       ${counts(emotions)}
       ${baseline.difference
-        ? html`<ul class="stack-small small">${points.map(({ label, points }) => html`<li>${compare(label, points)}</li>`)}</ul>`
+        ? html`<p class="small quiet-text">${S.calendar.usual}</p>
+            ${list(points.map(({ label, points }) => [label, asDifference.format(points)]))}`
         : html`<p class="small quiet-text">${this.whyNotCompared(baseline)}</p>`}
     </div>`;
   }
@@ -231,16 +233,15 @@ function media(url, { created, mood, media: [{ type }] }) {
 
 /** @param {Record<string, number>} emotions */
 function counts(emotions) {
-  return html`<ul class="counts">
-    ${Object.entries(emotions)
-      .filter(([, count]) => count)
-      .map(([label, count]) => html`<li class=${emotionClass(label)}>${emotionName(label)} <b>${count}</b></li>`)}
-  </ul>`;
+  return list(Object.entries(emotions).filter(([, count]) => count));
 }
 
-/** @param {string} label @param {number} points */
-const compare = (label, points) =>
-  fill(points > 0 ? S.calendar.more : S.calendar.less, { emotion: emotionName(label), points: Math.abs(points) });
+/** @param {[string, unknown][]} values By emotion. */
+function list(values) {
+  return html`<ul class="counts">
+    ${values.map(([label, value]) => html`<li class=${emotionClass(label)}>${emotionName(label)} <b>${value}</b></li>`)}
+  </ul>`;
+}
 
 /** Return the local date, such as 2025-08-16. @param {Date} date */
 function toIso(date) {
