@@ -19,8 +19,9 @@ blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The 
 def predict_any() -> Response:
     """Predict the emotion of the main face in a video or an image; the bytes decide which of them it is."""
     upload = read_upload(EmotionOptionsSchema())
+    options = upload.options
     result = services().image_or_video_pipeline.predict(
-        upload.data, model=upload.options["model"], copy=history_recorder.stores_media()
+        upload.data, model=options["model"], fps=options.get("fps"), copy=history_recorder.stores_media()
     )
     response = jsonify(EmotionSchema().dump(result))
     return analysis_recorder.respond(analysis_recorder.from_image_or_video(result), response)

@@ -2,7 +2,7 @@
 
 import base64
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime
 from typing import Any, ClassVar, TypeVar
 from zoneinfo import ZoneInfo
@@ -22,11 +22,6 @@ LoadedData = dict[str, Any]
 def field_doc(description: str, **more: object) -> dict[str, object]:
     """Make the metadata of a field for the OpenAPI document."""
     return {"description": description, **more}
-
-
-def one_of_or_null(choices: Sequence[str]) -> validate.OneOf:
-    """Make the validator of a string with these choices that may be null, as the OpenAPI document says by a choice."""
-    return validate.OneOf((*choices, None), error=f"Must be one of: {', '.join(choices)}.")
 
 
 def model_field(description: str) -> fields.String:
@@ -94,8 +89,20 @@ class Base64(fields.Field[bytes]):
         return None if value is None else base64.b64encode(value).decode()
 
 
-class LowerCase(fields.String):
-    """A string that is converted to lower case."""
+class FileFormat(fields.String):
+    """The format of a file, in any case: a hint that is checked and not used.
+
+    Args:
+        formats: Those that may be named.
+    """
+
+    def __init__(self, *formats: str) -> None:
+        super().__init__(
+            allow_none=True,
+            # None is a choice, so that the OpenAPI document says that it may be null.
+            validate=validate.OneOf((*formats, None), error=f"Must be one of: {', '.join(formats)}."),
+            metadata=field_doc("A hint only: the content of the file decides.", example=formats[0]),
+        )
 
     def _deserialize(self, value: object, attr: str | None, data: object, **kwargs: object) -> str:
         return super()._deserialize(value, attr, data, **kwargs).lower()

@@ -2,11 +2,22 @@
 
 from marshmallow import fields, validate
 
-from api.schemas.fields import AnswerSchema, Base64, Boolean, Probability, field_doc, model_field, results_field
+from api.schemas import videos
+from api.schemas.fields import (
+    AnswerSchema,
+    Base64,
+    Boolean,
+    FileFormat,
+    Probability,
+    field_doc,
+    model_field,
+    results_field,
+)
 from api.schemas.files import EITHER, IMAGE, FileSchema, OptionsSchema
-from api.schemas.videos import CERTAIN, CONFIDENCE, ModelSchema, QualitySchema
+from api.schemas.videos import CERTAIN, CONFIDENCE, ModelSchema, QualitySchema, VideoSchema
 from moodreel.emotions import SEVEN
 
+FORMATS = ("jpg", "jpeg", "png", "webp", "heic", "heif")
 MAX_IMAGES = 32
 IMAGE_COUNT = validate.Length(1, MAX_IMAGES)
 LABELS = f"{', '.join(SEVEN)}, or a label of the `model` asked for"
@@ -29,6 +40,7 @@ class ImageSchema(FileSchema):
     encoding = fields.String(
         validate=validate.Equal("base64"), metadata=field_doc("Only `base64`; optional.", example="base64")
     )
+    format = FileFormat(*FORMATS)
 
 
 class CountedList(fields.List[object]):
@@ -54,19 +66,22 @@ class ImagesSchema(OptionsSchema):
     model = model_field(MODEL)
 
 
-class EmotionOptionsSchema(FileSchema):
+class EmotionOptionsSchema(VideoSchema):
     """An image or a video, and the model to use."""
 
     reads = EITHER
 
+    format = FileFormat(*FORMATS, *videos.FORMATS)
     model = model_field(MODEL)
 
 
-class DetectionOptionsSchema(EmotionOptionsSchema):
+class DetectionOptionsSchema(FileSchema):
     """An image, and the options of its detection."""
 
     reads = IMAGE
 
+    format = FileFormat(*FORMATS)
+    model = model_field(MODEL)
     draw = Boolean(
         load_default=False,
         metadata=field_doc("`true` adds `picture`. With `Accept: image/jpeg`, the response is that JPEG alone."),

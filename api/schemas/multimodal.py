@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from marshmallow import fields, validate
 
-from api.schemas.fields import AnswerSchema, LowerCase, Seconds, field_doc, model_field, one_of_or_null
+from api.schemas.fields import AnswerSchema, FileFormat, Seconds, field_doc, model_field
 from api.schemas.videos import FORMATS, ModelSchema, VideoSchema
 from moodreel.models.model_card import MODALITIES
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED
@@ -21,11 +21,7 @@ _PROBS = [6.1, 3.02, 84.27, 0.93, 1.4, 0.88, 0.52, 2.88]
 class AudioVisualSchema(VideoSchema):
     """A video with or without sound, or sound alone, as base64 in JSON."""
 
-    format = LowerCase(
-        allow_none=True,
-        validate=one_of_or_null((*FORMATS, *AUDIO_FORMATS)),
-        metadata=field_doc("A hint only: the content of the file decides.", example="mp4"),
-    )
+    format = FileFormat(*FORMATS, *AUDIO_FORMATS)
     model = model_field("The name of a face-and-voice model in the store.")
 
 

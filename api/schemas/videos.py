@@ -11,8 +11,8 @@ from api.schemas.fields import (
     AnswerSchema,
     Base64,
     Boolean,
+    FileFormat,
     LoadedData,
-    LowerCase,
     Probability,
     RoundedFloat,
     Seconds,
@@ -20,7 +20,6 @@ from api.schemas.fields import (
     WholeNumber,
     field_doc,
     model_field,
-    one_of_or_null,
     to_dict,
 )
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
@@ -51,11 +50,7 @@ _EXAMPLE = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad":
 class VideoSchema(FileSchema):
     """A video as base64 in JSON."""
 
-    format = LowerCase(
-        allow_none=True,
-        validate=one_of_or_null(FORMATS),
-        metadata=field_doc("A hint only: the content of the file decides.", example="mp4"),
-    )
+    format = FileFormat(*FORMATS)
     fps = fields.Float(
         allow_none=True,
         validate=validate.Range(0, 1000, min_inclusive=False),

@@ -282,7 +282,7 @@ def _require_caller(log_entry: SessionLogEntry) -> Caller:
 def _suggestion_text(suggestion: Suggestion) -> str:
     if suggestion.reason is None:
         return "The service keeps up again."
-    size, rate = f"{suggestion.width} x {suggestion.height} pixels", f"{suggestion.frame_rate:g} frames a second"
+    rate = f"{suggestion.frame_rate:g} a second"
     if suggestion.reason == "rate":
         return f"More frames arrive than were asked for; the rest are not processed. Send {rate}."
-    return f"The server is overloaded. Send {rate}, of {size}."
+    return f"The server is overloaded. Send frames of {suggestion.width} x {suggestion.height} pixels, {rate}."

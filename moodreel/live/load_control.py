@@ -39,6 +39,7 @@ class LoadController:
         self._checks_before_growing = CHECKS_BEFORE_GROWING
         self._just_grown = False
         self._suggested_at: float | None = None
+        self._full_side = 0
         self._last_reason: str | None = None
         self._reset_counters(now)
 
@@ -76,7 +77,7 @@ class LoadController:
         self._adapt(behind=reason is not None, well=latency < MAX_LATENCY_MS / 2)
         if reason is None and received > MAX_RATE_RATIO * self.frame_rate:
             reason = "rate"
-        return self._suggest(now, reason, answered, size)
+        return self._suggest(now, reason, received, answered, size)
 
     def _reset_counters(self, now: float) -> None:
         self._since = now
@@ -99,7 +100,9 @@ class LoadController:
             if self._step:
                 self._step, self._checks_well, self._just_grown = self._step - 1, 0, True
 
-    def _suggest(self, now: float, reason: str | None, answered: float, size: tuple[int, int]) -> Suggestion | None:
+    def _suggest(
+        self, now: float, reason: str | None, received: float, answered: float, size: tuple[int, int]
+    ) -> Suggestion | None:
         # Only the second check in a row counts.
         is_repeated, self._last_reason = reason is not None and reason == self._last_reason, reason
         if self._suggested_at is not None and now - self._suggested_at < SUGGEST_SECONDS:
@@ -108,17 +111,18 @@ class LoadController:
             if self._suggested_at is None or self._checks_well < 2:
                 return None
             self._suggested_at = None
-            return Suggestion(None, self.frame_rate, *size)
+            return Suggestion(None, self.frame_rate, *_scale(size, self._full_side))
         if not is_repeated:
             return None
+        # A client that heeds a suggestion sends smaller frames until it is withdrawn.
+        self._full_side = max(size) if self._suggested_at is None else max(self._full_side, *size)
         self._suggested_at = now
-        return self._make_suggestion(reason, answered, size)
+        rates = {"rate": self.frame_rate, "latency": min(received, self.frame_rate) * 2 / 3, "drops": answered}
+        frame_rate = max(1.0, float(int(min(rates[reason], self.frame_rate))))
+        return Suggestion(reason, frame_rate, *_scale(size, min(self.side, self._full_side)))
 
-    def _make_suggestion(self, reason: str, answered: float, size: tuple[int, int]) -> Suggestion:
-        rate = {"rate": self.frame_rate, "latency": self.frame_rate * 2 / 3, "drops": answered}[reason]
-        scale = min(1.0, self.side / max(size))
-        return Suggestion(
-            reason,
-            max(1.0, float(int(min(rate, self.frame_rate)))),
-            *(max(1, round(side * scale)) for side in size),
-        )
+
+def _scale(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """Scale a width and a height so that the longer one has this many pixels."""
+    width, height = (max(1, round(each * side / max(size))) for each in size)
+    return width, height

@@ -117,9 +117,10 @@ class LiveSession:
         """
         if detections.faces or self.wants_fallbacks(time):
             self._fallbacks_at = time + FALLBACK_INTERVAL_SECONDS
-        tracks = self._tracker.update(
-            time, [face.box for face in detections.faces], [face.appearance for face in detections.faces]
-        )
+        # Relative to the frame: a client that heeds a suggestion sends smaller ones from one to the next.
+        side = max(detections.width, detections.height)
+        boxes = [(x / side, y / side, w / side, h / side) for x, y, w, h in (face.box for face in detections.faces)]
+        tracks = self._tracker.update(time, boxes, [face.appearance for face in detections.faces])
         if predictor is not self.model:
             # Never smooth over the probabilities of different models.
             self.model, self._tracks = predictor, {}

@@ -43,12 +43,15 @@ class ImageOrVideoPipeline:
         self._images = images
         self._videos = videos
 
-    def predict(self, data: bytes, *, model: str | None = None, copy: bool = False) -> ImageOrVideoResult:
+    def predict(
+        self, data: bytes, *, model: str | None = None, fps: float | None = None, copy: bool = False
+    ) -> ImageOrVideoResult:
         """Classify the emotion in an image or a video.
 
         Args:
             data: the file.
             model: name of a model in the store; None for the default one of images.
+            fps: frames a second of a video whose container has no timing.
             copy: whether to make `ImageOrVideoResult.copy`.
 
         Raises:
@@ -69,7 +72,7 @@ class ImageOrVideoPipeline:
                 copy=image.copy,
             )
         try:
-            video = self._videos.predict(data, model=self._images.select_model(model).info.name)
+            video = self._videos.predict(data, model=self._images.select_model(model).info.name, fps=fps)
         except UnsupportedMedia as error:
             raise UnsupportedMedia(f"{error} A picture may be {IMAGE_FORMATS}.") from error
         return ImageOrVideoResult(

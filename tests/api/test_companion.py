@@ -235,10 +235,19 @@ def test_only_the_first_question_passes() -> None:
 
 
 CRISIS = {
-    "en": ["I can't do this, I want to die", "thinking about SUICIDE again", "I don’t want to live anymore"],
-    "de": ["Ich will nicht mehr leben.", "Ich denke oft an Selbstmordgedanken", "ich bring mich um"],
-    "fr": ["J’ai envie de mourir", "je pense au suicide"],
-    "es": ["Ya no quiero vivir", "pienso en el suicidio"],
+    "en": [
+        *["I can't do this, I want to die", "thinking about SUICIDE again", "I don’t want to live anymore"],
+        *["i dont wanna be here anymore", "Life isn’t worth living", "I'd rather be dead", "so tired of being alive"],
+        *["thinking of ending it all", "I took all my pills", "I wish I wasn't alive", "gonna unalive myself"],
+    ],
+    "de": [
+        "Ich will nicht mehr leben.",
+        "Ich denke oft an Selbstmordgedanken",
+        "ich bring mich um",
+        "Ich will tot sein",
+    ],
+    "fr": ["J’ai envie de mourir", "je pense au suicide", "je suis fatiguée de vivre"],
+    "es": ["Ya no quiero vivir", "pienso en el suicidio", "estoy cansado de vivir"],
     "pt": ["Não quero mais viver", "penso em me matar"],
     "it": ["Voglio farla finita", "non voglio più vivere"],
     "nl": ["Ik wil niet meer leven", "ik denk aan zelfmoord"],
@@ -254,6 +263,7 @@ CRISIS = {
 }
 ORDINARY = [
     "I said yes to the move. Now I keep counting boxes.",
+    "I can't live without coffee, and I don't want to be late. We ran 10 kms and ended it with a swim.",
     "My phone died and the day was hard, but I am alive and laughing.",
     "Heute war ein schwerer Tag, aber ich habe mich über den Anruf gefreut.",
     "J'ai coupé les tomates et j'ai pensé à ma mère.",

@@ -79,6 +79,27 @@ def body(path: str, data: bytes = b"a picture") -> dict[str, Any]:
     return batch(data) if path.endswith("batch") else video_body(data)
 
 
+@pytest.mark.parametrize(
+    ("path", "hints"),
+    [
+        *[("/api/detect", {"format": name}) for name in ("jpg", "JPEG", "png", "heic", None)],
+        *[("/api/predict/", hints) for hints in ({"format": "webp"}, {"format": "mov", "fps": 30}, {"fps": "29.97"})],
+    ],
+)
+def test_hints_of_the_format_are_taken_as_for_videos(server: Server, path: str, hints: dict[str, Any]) -> None:
+    assert call(server, path, json={**video_body(b"a picture"), **hints}).status_code == 200
+
+
+def test_each_picture_of_a_batch_may_name_its_format(server: Server) -> None:
+    pictures = [{"content": "YSBwaWN0dXJl", "format": "jpg"}, {"content": "YSBwaWN0dXJl", "format": "png"}]
+    assert call(server, "/api/detect/batch", json={"pictures": pictures}).json()["count"] == 2
+
+
+def test_a_format_that_is_no_pictures_is_refused(server: Server) -> None:
+    response = call(server, "/api/detect", json={**video_body(b"a picture"), "format": "mp4"})
+    assert_problem(response, 422, "invalid_request")
+
+
 # --- one picture ---
 
 

@@ -5,6 +5,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -160,6 +161,17 @@ def test_boxes_are_in_pixels_of_the_sent_frame_at_any_processing_size(make_sched
         recorder.submit(FRAME)
         boxes.append(recorder.wait()[0].faces[0].box)
     assert boxes[0] == pytest.approx(boxes[1], abs=8)
+
+
+def test_a_person_keeps_the_id_when_the_client_sends_smaller_frames(make_scheduler, engine):
+    [rgb] = synthetic_frames.face_frames(1, 640, 360)
+    right = np.roll(rgb, 150, axis=1)
+    recorder = RecordingClient(make_scheduler(engine))
+    for count, width in enumerate((640, 480, 320, 640), 1):
+        frame = cv2.resize(right, (width, width * 9 // 16), interpolation=cv2.INTER_AREA)
+        recorder.submit(synthetic_image.encode_image(frame, quality=90))
+        recorder.wait(count)
+    assert [[face.track for face in result.faces] for result in recorder.all()] == [[0]] * 4
 
 
 def test_another_model_answers_with_its_own_labels(make_scheduler, engine):
@@ -489,6 +501,24 @@ def test_suggestions_have_values_are_rate_limited_and_are_withdrawn():
     assert first.frame_rate == 6
     assert first.width < 1280 and first.width / first.height == pytest.approx(16 / 9, rel=0.01)
     assert last == Suggestion(None, 15, 1280, 720)
+
+
+def test_a_client_that_heeds_suggestions_is_never_asked_for_more_until_they_are_withdrawn():
+    load_controller = LoadController(640, 15, 0)
+    rate, size, suggestions = 15.0, (1280, 720), []
+    for now in range(1, 60):
+        slow = now <= 30
+        suggestion = second(
+            load_controller, now, int(rate), min(3, int(rate)) if slow else int(rate), 300 if slow else 30, size
+        )
+        if suggestion:
+            suggestions.append(suggestion)
+            rate, size = suggestion.frame_rate, (suggestion.width, suggestion.height)
+    assert len(suggestions) > 2
+    asked = [(suggestion.frame_rate, suggestion.width) for suggestion in suggestions[:-1]]
+    assert asked == sorted(asked, reverse=True)
+    assert suggestions[-1] == Suggestion(None, 15, 1280, 720)
+    assert size == (1280, 720)
 
 
 def test_one_slow_second_causes_no_suggestion():

@@ -24,6 +24,8 @@ USER = "studio"
 SIZES = {390: 844, 1440: 900}
 SCALES = {390: 1.5, 1440: 1}
 QUALITY = 82
+HELD_FRAMES = 300
+"""How often the camera repeats the smile at the end: live answers come one or two seconds after an expression."""
 SHOW_TURN = """() => {
   for (const loop of document.querySelectorAll("video[loop]")) {
     loop.playbackRate = 0;
@@ -42,7 +44,7 @@ def main() -> None:
     arguments.folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        camera = write_camera_video(folder / "camera.mjpeg", 1280, 720)
+        camera = write_camera_video(folder / "camera.mjpeg", 1280, 720, hold=HELD_FRAMES)
         with (
             chat_server(folder) as llm,
             Server(folder, REAL_APP, forked=True, WEB_CONCURRENCY=1, **settings(folder), **llm) as server,
@@ -116,8 +118,8 @@ def companion(page: Page) -> None:
 
 def live(page: Page) -> None:
     page.get_by_role("button", name="Start").click()
-    page.get_by_text("Person 1").wait_for(timeout=60_000)
-    page.wait_for_timeout(3000)
+    page.locator("h2.emotion", has_text="Happy").wait_for(timeout=60_000)
+    page.wait_for_timeout(2000)
 
 
 def words(page: Page) -> None:

@@ -104,7 +104,9 @@ def test_an_unsure_answer_is_shown_as_such_with_a_tip(new_page, server: Server):
     page.route("**/predict", lambda route: route.fulfill(json=answer))
     choose_clip(page)
     expect(page.locator("h1")).to_have_text("Not sure")
-    expect(page.locator(".verdict .lead")).to_have_text(f"Closest: Happy, {answer['confidence']:.0%}")
+    closest = f"Closest: Happy, {answer['confidence']:.0%}"
+    expect(page.locator(".verdict .lead")).to_have_text(closest)
+    expect(page.get_by_role("status")).to_have_text(f"Not sure what the face showed. {closest}.")
     expect(page.locator(".tip")).to_have_text("It was dark. Turn towards the light.")
     assert_accessible(page)
 
@@ -383,6 +385,16 @@ def test_on_a_phone_on_its_side_the_camera_is_in_sight_with_its_controls(new_pag
     page.evaluate("scrollTo(0, 0)")
     box = page.locator(".stage").bounding_box()
     assert box["y"] + box["height"] <= 390
+
+
+def test_on_a_phone_held_upright_the_controls_leave_the_face_in_sight(new_page):
+    page = new_page(viewport={"width": 390, "height": 844})
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    controls = page.locator(".controls").bounding_box()
+    stage = page.locator(".stage").bounding_box()
+    assert controls["y"] - stage["y"] > stage["width"] * 0.75
+    assert stage["y"] + stage["height"] < 844
 
 
 def test_the_browsers_size_of_text_is_heeded(browser, server: Server):

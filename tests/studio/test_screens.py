@@ -4,6 +4,7 @@ import json
 import re
 import time
 
+import av
 import pytest
 from playwright.sync_api import Page, expect
 
@@ -12,6 +13,7 @@ from tests.studio.month import write_month
 from tests.support import accounts
 from tests.support.browser import SMILE, needs_chromium
 from tests.support.server import KEY, Server, wait_until
+from tests.support.synthetic_image import encode_image
 from tests.support.websocket_client import WebSocketClient
 
 pytestmark = [pytest.mark.browser, pytest.mark.server, needs_chromium]
@@ -266,6 +268,19 @@ def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server
     expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
 
 
+def test_a_day_shows_a_loop_of_its_emotion_rather_than_a_newer_picture(new_page, server: Server):
+    write_month(server, "picture-user", SMILE.read_bytes(), days=1)
+    token = accounts.own_token(userId="picture-user")
+    with av.open(str(SMILE)) as clip:
+        picture = encode_image(next(clip.decode(video=0)).to_ndarray(format="rgb24"))
+    headers = {"authorization": f"Bearer {token}"}
+    assert server.call("POST", "/api/detect", headers=headers, files={"file": picture}).headers["x-history-id"]
+    page = new_page(key=token)
+    page.goto("/#calendar")
+    page.locator("button.day").focus()
+    expect(page.locator("video.loop-of-day")).to_have_attribute("aria-label", re.compile("Happy$"))
+
+
 def test_the_calendar_shows_the_month_that_was_chosen_last(new_page, server: Server):
     write_month(server, "months-user", SMILE.read_bytes(), days=1)
     page = new_page(key=accounts.own_token(userId="months-user"))
@@ -341,12 +356,18 @@ def test_the_log_is_filtered_paged_and_saved(new_page, server: Server):
     server.call("GET", "/auth/profile", headers={"x-api-key": "wrong", "x-client-id": "log-0"})
     page = new_page(viewport={"width": 1280, "height": 900})
     page.goto("/#log")
+    page.locator("table").wait_for()
+    assert page.locator("#values-client_id option[value=log-0]").count() == 1
     page.get_by_label("Client").fill("log-0")
     page.get_by_role("button", name="Show").click()
     expect(page.locator(".figures dd").first).to_have_text("16")
     expect(page.locator(".figures dd").nth(1)).to_have_text("1 (6%)")
     expect(page.locator("tbody tr")).to_have_count(16)
     page.get_by_label("Client").fill("")
+    page.get_by_role("combobox", name="Error").fill("unauthorized")
+    page.get_by_role("button", name="Show").click()
+    expect(page.locator(".figures dd").nth(1)).to_have_text("1 (100%)")
+    page.get_by_role("combobox", name="Error").fill("")
     page.get_by_label("Endpoint").fill("/auth/profile")
     page.get_by_label("Outcome").select_option("Succeeded")
     page.get_by_role("button", name="Show").click()
@@ -361,6 +382,16 @@ def test_the_log_is_filtered_paged_and_saved(new_page, server: Server):
     assert "endpoint" in lines[0]
     assert len(lines) >= 31
     assert all("/auth/profile" in line for line in lines[1:])
+
+
+def test_the_log_has_every_filter_of_the_service(new_page, server: Server):
+    page = new_page(viewport={"width": 1280, "height": 900})
+    page.goto("/#log")
+    page.locator("table").wait_for()
+    documented = server.call("GET", "/openapi.json").json()["paths"]["/logs"]["get"]["parameters"]
+    filters = {each["name"] for each in documented if each["in"] == "query"} - {"limit", "cursor"}
+    names = page.locator(".filters [name]").evaluate_all("fields => fields.map((field) => field.name)")
+    assert set(names) == filters
 
 
 def test_the_log_stays_on_its_page_if_older_calls_cannot_be_loaded(new_page):
@@ -470,7 +501,9 @@ def test_a_log_that_is_too_long_for_a_file_says_so(new_page):
 def test_a_user_who_may_not_read_the_log_is_told_so(new_page):
     page = new_page(key=accounts.own_token(userId="no-admin"))
     page.goto("/#log")
-    expect(page.get_by_role("alert")).to_contain_text("This key or token does not allow that.")
+    expect(page.get_by_role("alert")).to_contain_text(
+        "This needs an API key of the service, or a token with the role ADMIN."
+    )
     page.errors.remove("Failed to load resource: the server responded with a status of 403 (FORBIDDEN)")
     page.get_by_role("button", name="Enter a key or token").click()
     page.get_by_label("API key or token").fill(KEY)

@@ -36,11 +36,21 @@ def camera_arguments(video: Path) -> list[str]:
     return ["--use-fake-device-for-media-stream", f"--use-file-for-fake-video-capture={video}"]
 
 
-def write_camera_video(path: Path, width: int = 640, height: int = 360) -> Path:
-    """Write the smiling clip as Motion JPEG, wide as a webcam's picture, for `camera_arguments`."""
+def write_camera_video(path: Path, width: int = 640, height: int = 360, *, hold: int = 0) -> Path:
+    """Write the smiling clip as Motion JPEG, wide as a webcam's picture, for `camera_arguments`.
+
+    Args:
+        path: The file.
+        width: Pixels.
+        height: Pixels.
+        hold: How often the last frame is repeated.
+    """
+    jpeg = b""
     with av.open(str(SMILE)) as clip, path.open("wb") as file:
         for frame in clip.decode(video=0):
-            file.write(cv2.imencode(".jpg", _widen(frame.to_ndarray(format="bgr24"), width, height))[1].tobytes())
+            jpeg = cv2.imencode(".jpg", _widen(frame.to_ndarray(format="bgr24"), width, height))[1].tobytes()
+            file.write(jpeg)
+        file.write(jpeg * hold)
     return path
 
 

@@ -143,7 +143,7 @@ class FakeImagePipeline:
 class FakeImageOrVideoPipeline:
     """Take data that begins with `picture` as an image, other data as a video; otherwise as `FakeImagePipeline`."""
 
-    def predict(self, data: bytes, *, model: str | None = None, copy: bool = False) -> Any:
+    def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None, copy: bool = False) -> Any:
         is_image = data.startswith(b"picture")
         result = FakeImagePipeline().predict(data, model=model, copy=copy and is_image)
         return SimpleNamespace(**vars(result), frames=1 if is_image else 24, seconds=None if is_image else 4.98)

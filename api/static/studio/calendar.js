@@ -22,6 +22,7 @@ const asDay = new Intl.DateTimeFormat(locale, { weekday: "long", day: "numeric",
 const asTime = new Intl.DateTimeFormat(locale, { timeStyle: "short" });
 const asWeekday = new Intl.DateTimeFormat(locale, { weekday: "long" });
 const asShortWeekday = new Intl.DateTimeFormat(locale, { weekday: "short" });
+const asDifference = new Intl.NumberFormat(locale, { signDisplay: "always" });
 const asLetter = new Intl.DateTimeFormat(locale, { weekday: "narrow" });
 
 /** @typedef {import("./ui.js").Screen} Screen */
@@ -100,7 +101,7 @@ class Calendar {
     this.load();
   }
 
-  /** Show a day, and the loop or picture of its newest entry that has one. @param {string} day */
+  /** Show a day, and a loop or picture of it. @param {string} day */
   async choose(day) {
     this.day = day;
     this.mediaProblem = null;
@@ -118,9 +119,12 @@ class Calendar {
     this.shell.update();
   }
 
-  /** @param {string} day */
+  /** The newest entry with a loop of what the day shows; else with any loop; else with a picture. @param {string} day */
   entryOf(day) {
-    return this.entries.find(({ created, media }) => media.length && toIso(new Date(created)) === day);
+    const leading = this.summary?.periods.find(({ name }) => name === day)?.leading;
+    const entries = this.entries.filter(({ created, media }) => media.length && toIso(new Date(created)) === day);
+    const loops = entries.filter(({ media: [{ type }] }) => isVideo(type));
+    return loops.find(({ mood }) => mood === leading) ?? loops[0] ?? entries[0];
   }
 
   view() {
@@ -199,7 +203,8 @@ class Calendar {
       <h2>${S.calendar.week}</h2>
       ${counts(emotions)}
       ${baseline.difference
-        ? html`<ul class="stack-small small">${points.map(({ label, points }) => html`<li>${compare(label, points)}</li>`)}</ul>`
+        ? html`<p class="small quiet-text">${S.calendar.usual}</p>
+            ${list(points.map(({ label, points }) => [label, asDifference.format(points)]))}`
         : html`<p class="small quiet-text">${this.whyNotCompared(baseline)}</p>`}
     </div>`;
   }
@@ -212,11 +217,14 @@ const weekday = (day) => html`<th scope="col">
   <span class="narrow" aria-hidden="true">${asLetter.format(day)}</span>
 </th>`;
 
+/** @param {string} type */
+const isVideo = (type) => type.startsWith("video/");
+
 /** @param {string} url @param {Entry} entry */
 function media(url, { created, mood, media: [{ type }] }) {
   const emotion = mood ? emotionName(mood) : S.calendar.noFace;
   const label = fill(S.calendar.media, { emotion, time: asTime.format(new Date(created)) });
-  if (!type.startsWith("video/")) return html`<img class="loop-of-day" src=${url} alt=${label} />`;
+  if (!isVideo(type)) return html`<img class="loop-of-day" src=${url} alt=${label} />`;
   return html`<video
     class="loop-of-day" src=${url} .muted=${true} ?autoplay=${!prefersStill} ?controls=${prefersStill} loop playsinline
     aria-label=${label}
@@ -225,16 +233,15 @@ function media(url, { created, mood, media: [{ type }] }) {
 
 /** @param {Record<string, number>} emotions */
 function counts(emotions) {
-  return html`<ul class="counts">
-    ${Object.entries(emotions)
-      .filter(([, count]) => count)
-      .map(([label, count]) => html`<li class=${emotionClass(label)}>${emotionName(label)} <b>${count}</b></li>`)}
-  </ul>`;
+  return list(Object.entries(emotions).filter(([, count]) => count));
 }
 
-/** @param {string} label @param {number} points */
-const compare = (label, points) =>
-  fill(points > 0 ? S.calendar.more : S.calendar.less, { emotion: emotionName(label), points: Math.abs(points) });
+/** @param {[string, unknown][]} values By emotion. */
+function list(values) {
+  return html`<ul class="counts">
+    ${values.map(([label, value]) => html`<li class=${emotionClass(label)}>${emotionName(label)} <b>${value}</b></li>`)}
+  </ul>`;
+}
 
 /** Return the local date, such as 2025-08-16. @param {Date} date */
 function toIso(date) {

@@ -32,9 +32,16 @@ const FILTERS = [
   ["endpoint", "text"],
   ["status_code", "number"],
   ["prediction", "text"],
+  ["error", "text"],
+  ["model", "text"],
+  ["modalities", "text"],
+  ["caller", "text"],
   ["client_id", "text"],
   ["request_id", "text"],
+  ["job", "text"],
 ];
+/** Filters with few values. The service compares them exactly, so the form suggests those of the calls shown. */
+const SUGGESTED = ["endpoint", "prediction", "error", "model", "modalities", "caller", "client_id"];
 const PAGE_FILES = ["/", "/favicon.ico", "/static/<path:filename>", "/static/v-<version>/<path:filename>"];
 const asTime = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "medium" });
 const asShortTime = new Intl.DateTimeFormat(locale, {
@@ -212,9 +219,14 @@ class Log {
     return html`<form class="filters" @submit=${(/** @type {SubmitEvent} */ event) => this.filter(event)}>
       ${FILTERS.map(
         ([name, type]) => html`<label class="field">
-          ${S.log.filters[name]}<input name=${name} type=${type} .value=${this.entered[name] ?? ""} />
+          ${S.log.filters[name]}
+          <input
+            name=${name} type=${type} .value=${this.entered[name] ?? ""} autocomplete="off"
+            list=${SUGGESTED.includes(name) ? `values-${name}` : nothing}
+          />
         </label>`,
       )}
+      ${SUGGESTED.map((name) => suggestions(name, this.shown))}
       <label class="field">
         ${S.log.filters.success}
         <select name="success" .value=${this.entered.success ?? ""}>
@@ -294,6 +306,14 @@ class Log {
   }
 }
 
+/** @param {string} name @param {Call[]} calls */
+function suggestions(name, calls) {
+  const values = new Set(calls.map((each) => /** @type {Record<string, any>} */ (each)[name]).filter(Boolean));
+  return html`<datalist id="values-${name}">
+    ${[...values].sort().map((value) => html`<option value=${value}></option>`)}
+  </datalist>`;
+}
+
 /** Return a percentile by the nearest-rank method. @param {number[]} sorted @param {number} rank */
 function percentile(sorted, rank) {
   return sorted[Math.max(0, Math.ceil((rank / 100) * sorted.length) - 1)] ?? 0;
@@ -315,13 +335,16 @@ function histogram(calls) {
   const top = Math.max(...bins.map(({ all }) => all));
   const bar = (/** @type {number} */ count, /** @type {number} */ index, /** @type {string} */ style) =>
     svg`<rect class=${style} x=${index * 10 + 1} width="8" y=${100 - (100 * count) / top} height=${(100 * count) / top}></rect>`;
-  return html`<figure class="stack">
+  return html`<figure class="stack-small">
+    <figcaption class="small quiet-text between">
+      <span>${S.log.overTime}</span><span>${fill(S.log.most, { count: top })}</span>
+    </figcaption>
     <svg class="histogram" viewBox="0 0 ${BINS * 10} 100" preserveAspectRatio="none" role="img" aria-label=${S.log.overTime}>
       ${bins.map(({ all, failed }, index) => svg`${bar(all, index, "all")}${bar(failed, index, "bad")}`)}
     </svg>
-    <figcaption class="small quiet-text between">
-      <span>${asTime.format(first)}</span><span>${fill(S.log.most, { count: top })}</span><span>${asTime.format(last)}</span>
-    </figcaption>
+    <p class="small quiet-text between">
+      <span>${asShortTime.format(first)}</span><span>${asShortTime.format(last)}</span>
+    </p>
   </figure>`;
 }
 

@@ -115,8 +115,9 @@ class Moment {
   show(result) {
     this.result?.dispose();
     this.result = result;
-    const { emotion, confidence } = result.answer;
-    this.shell.announce(fill(S.moment.done, { emotion: emotionName(emotion), confidence: percent(confidence) }));
+    const { emotion, confidence, certain } = result.answer;
+    const values = { emotion: emotionName(emotion), confidence: percent(confidence) };
+    this.shell.announce(fill(certain ? S.moment.done : S.moment.doneNotSure, values));
     if (!this.listening.signal.aborted) document.querySelector("h1")?.focus();
   }
 
@@ -145,7 +146,7 @@ class Moment {
     if (this.result && !this.sending && !this.problem) {
       return this.result.view(() => this.restart(), this.filePicker("quiet"));
     }
-    return html`<section class="moment">
+    return html`<section class="moment ${this.recorder.phase === "off" ? "" : "filming"}">
       <div class="intro">
         <h1>${S.moment.title}</h1>
         <p class="lead">${S.moment.lead}</p>
