@@ -114,6 +114,7 @@ def test_old_workers_stop_after_new_ones_have_loaded_though_another_reload_comes
         "import time\ntime.sleep(3)\nfrom tests.support.fake_service import app\nprint('loaded')\n"
     )
     with Server(tmp_path, "slow:app", forked=True) as server:
+        wait_until(lambda: server.output.count("loaded") == 2)
         killed, old = server.workers
         server.process.send_signal(signal.SIGHUP)
         wait_until(lambda: len(server.workers) == 4)

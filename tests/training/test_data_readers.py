@@ -153,7 +153,7 @@ def test_corrections_of_what_is_not_there_are_listed(afew_va):
     with pytest.raises(DataInvalid, match=r"009, happy\n  001, bored$"):
         read_afew_va(afew_va)
     corrections.write_text("frame,emotion\n001,sad\n")
-    with pytest.raises(DataInvalid, match="columns file, label"):
+    with pytest.raises(DataInvalid, match="names file, label"):
         read_afew_va(afew_va)
 
 
