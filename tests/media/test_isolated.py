@@ -25,7 +25,7 @@ LIMITS = VideoLimits(timeout_seconds=20)
 FAULTS: dict[bytes, Callable[[], object]] = {
     b"crash": lambda: os.kill(os.getpid(), signal.SIGSEGV),
     b"hang": lambda: time.sleep(60),
-    b"fill": lambda: bytearray(decoder_process.MEMORY_BYTES + 2**20),
+    b"fill": lambda: bytearray(2 * decoder_process.MEMORY_BYTES),  # the limit counts what the process had before, too
     b"killed": lambda: os.kill(os.getpid(), signal.SIGKILL),
 }
 """What a codec does in the middle of a clip that ends with these bytes."""
