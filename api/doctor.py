@@ -6,7 +6,6 @@ What needs native libraries is imported in functions: one that cannot be importe
 import argparse
 import ctypes
 import errno
-import http.client
 import importlib
 import json
 import os
@@ -15,8 +14,6 @@ import shutil
 import socket
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
@@ -305,13 +302,15 @@ def _list_language_models(settings: Settings) -> None:
     Companion.from_settings(settings)
     headers = {"Authorization": f"Bearer {settings.llm_api_key}"} if settings.llm_api_key else {}
     url = f"{str(settings.llm_base_url).rstrip('/')}/models"
+    # Imported here because it is optional: the companion needs it.
+    import httpx2
+
     try:
-        urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=5).close()
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            raise SettingsError("Its server refuses LLM_API_KEY. Correct that.") from error
-    except (OSError, http.client.HTTPException) as error:
+        status = httpx2.get(url, headers=headers).status_code
+    except httpx2.HTTPError as error:
         raise SettingsError(f"Its server does not answer ({error}). Start it, or correct LLM_BASE_URL.") from error
+    if status in (401, 403):
+        raise SettingsError("Its server refuses LLM_API_KEY. Correct that.")
 
 
 def check_port(settings: Settings) -> Iterator[Finding]:

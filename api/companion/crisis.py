@@ -8,6 +8,12 @@ from typing import TypedDict
 
 _FILE = Path(__file__).with_name("crisis.toml")
 _WORD = re.compile(r"\w+")
+_SHORT_FORMS = (
+    (re.compile(r"\b(ca|do|is|was|were)n\W?t\b"), r"\1 not"),
+    (re.compile(r"\bwanna\b"), "want to"),
+    (re.compile(r"\bgonna\b"), "going to"),
+)
+"""English short forms, with and without an apostrophe, and one long form of each."""
 
 
 class _Language(TypedDict):
@@ -37,9 +43,11 @@ class CrisisWords:
 
 
 def _words(text: str) -> list[str]:
-    """Split a text into its words, NFKC-normalized and case-folded."""
+    """Split a text into its words, NFKC-normalized, case-folded and without English short forms."""
     # Case folding may undo the normalization (Unicode 17.0, section 3.13.5).
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    for short, long in _SHORT_FORMS:
+        folded = short.sub(long, folded)
     return _WORD.findall(folded)
 
 
