@@ -28,8 +28,13 @@ def normalize_text(text: str) -> str:
     skin tones: "dark" and "light" would count as words about the mood. A lone surrogate, which JSON allows and UTF-8
     does not, becomes U+FFFD.
     """
-    has_words = any(map(str.isalnum, normalize_words(text)))
-    return _normalize(text, _name if has_words else _name_and_feeling).replace("_", " ")
+    return _normalize(text, _name if _has_words(text) else _name_and_feeling).replace("_", " ")
+
+
+def _has_words(text: str) -> bool:
+    # Nearly all texts have one at their beginning, and normalizing a long text takes milliseconds.
+    beginning = text[:_BEGINNING].rpartition(" ")[0]
+    return any(char.isalnum() for part in (beginning, text) for char in normalize_words(part))
 
 
 def normalize_words(text: str) -> str:
@@ -64,6 +69,8 @@ def _flags_or_letters(indicators: str) -> str:
     return indicators if all(map(emoji.is_emoji, pairs)) else indicators.translate(_REGIONAL_LETTERS)
 
 
+_BEGINNING = 100
+"""Characters in which a word is looked for first."""
 _FEELINGS = {
     each: feeling
     for feeling, pictures in {
