@@ -11,7 +11,7 @@ from moodreel.training.cli.options import Commands, add_common, add_data, add_ou
 from moodreel.training.comparison.split import trained_on
 from moodreel.training.data.label_mapping import common_labels, mapping_matrix
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.registry import open_dataset
+from moodreel.training.data.registry import open_dataset, split_spec
 from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.open_models import open_models
@@ -70,5 +70,5 @@ def run(args: argparse.Namespace) -> None:
     if data.published_split is None and trained_on(model.info.card, data.name):
         # After cross-validation, the weights are trained on everything.
         part = f"{data.noun} of {data.name} that training may have seen (only the difference is meaningful)"
-    option = f"{args.data.partition(':')[0] if ':' in args.data else 'ferplus'}:PATH"
+    option = f"{split_spec(args.data)[0]}:PATH"
     print(quantize_model(model.path, args.out, args.weights, predict, truth, data=part, option=option))

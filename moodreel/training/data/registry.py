@@ -29,15 +29,19 @@ OWNER_LICENSE = "its owner's; state it in model.json"
 """License of a user's own folders, and of weights trained on them."""
 
 
+def split_spec(spec: str) -> tuple[str, str]:
+    """Split `NAME:PATH` into its two parts; a PATH alone is one of FER+ or FER2013."""
+    name, colon, path = spec.partition(":")
+    return (name, path) if colon else ("ferplus", spec)
+
+
 def open_dataset(spec: str) -> Dataset:
-    """Open a data set by `NAME:PATH`; a PATH alone is one of FER+ or FER2013.
+    """Open a data set by `NAME:PATH`, see `split_spec`.
 
     Raises:
         DataInvalid: there is no such name (the message lists them) or no such path, or the set cannot be read.
     """
-    name, colon, path = spec.partition(":")
-    if not colon:
-        name, path = "ferplus", spec
+    name, path = split_spec(spec)
     if name in _OLD_NAMES:
         logger.warning("%s: is deprecated and will be removed; use %s:.", name, _OLD_NAMES[name])
         name = _OLD_NAMES[name]

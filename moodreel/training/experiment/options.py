@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from moodreel.errors import DataInvalid
+from moodreel.training.data.registry import split_spec
 
 PATH, DATASET, MODEL = "PATH", "NAME:PATH", "MODEL"
 """Kinds of options whose values are local to a machine. Model cards and commands leave the path out."""
@@ -66,7 +67,7 @@ class Options:
 
 def _without_path(kind: str, value: Any) -> Any:
     if kind == DATASET and value:
-        return f"{value.partition(':')[0]}:PATH"
+        return f"{split_spec(value)[0]}:PATH"
     if kind == MODEL:
         return Path(value).name
     return PATH if kind == PATH and value else value
