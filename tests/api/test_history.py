@@ -445,14 +445,22 @@ def test_a_failing_storage_loses_no_entry_and_no_object(tmp_path: Path) -> None:
 
 def test_the_media_of_a_long_history_are_all_deleted(tmp_path: Path) -> None:
     """A deletion takes some seconds at most; an object of a cloud takes 50 to 100 ms."""
+    goes_on = tmp_path / "goes_on"
     (tmp_path / "slow.py").write_text(
         "import time\n"
+        "from pathlib import Path\n"
         "from api import history_recorder\n"
         "from moodreel.storage.objects import ObjectStorage\n"
         "from tests.support.fake_service import app\n"
         "history_recorder.MEDIA_DELETION_SECONDS = 0.5\n"
-        "delete = ObjectStorage.delete\n"
-        "ObjectStorage.delete = lambda self, key: (time.sleep(0.2), delete(self, key))\n"
+        "delete, deleted = ObjectStorage.delete, []\n"
+        "def delete_slowly(self, key):\n"
+        "    time.sleep(0.2)\n"
+        f"    while len(deleted) >= 3 and not Path({str(goes_on)!r}).exists():\n"
+        "        time.sleep(0.01)\n"
+        "    deleted.append(key)\n"
+        "    delete(self, key)\n"
+        "ObjectStorage.delete = delete_slowly\n"
     )
     with Server(tmp_path, "slow:app", forked=True, **HISTORY_ON, MEDIA_STORAGE=f"file://{tmp_path}/media") as server:
         for number in range(5):
@@ -460,6 +468,7 @@ def test_the_media_of_a_long_history_are_all_deleted(tmp_path: Path) -> None:
         assert len(files(server)) == 10
         assert call(server, "ann", "DELETE", "/api/history").json() == {"deleted": 5}
         assert files(server)
+        goes_on.touch()
         wait_until(lambda: not files(server), lambda: files(server))
 
 

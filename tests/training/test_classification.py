@@ -178,8 +178,9 @@ def test_network_overfits_32_examples(name, arguments, make_inputs, monkeypatch)
     )
     inputs.init_statistics(network, rows)
     # Transformers need more steps; ResNets on large images need few.
-    audiovisual = 80 if make_inputs is recordings_inputs else 24
-    steps = {"vit-scratch": 500, "vit-b-16": 200, "audio-visual": audiovisual}.get(name, 80)
+    audiovisual = 80 if make_inputs is recordings_inputs else 12
+    few = {"efficientnet-lite": 40, "emotimesh": 40, "temporal-vit": 60}
+    steps = {"vit-scratch": 500, "vit-b-16": 200, "audio-visual": audiovisual, **few}.get(name, 80)
     phase = Phase("all", steps, {"emotimesh": 1e-2, "vit-b-16": 1e-3, "audio-visual": 1e-3}.get(name, 3e-3))
     fitted = fit(task, [phase], TrainerConfig(eval_every=steps // 2))
     assert fitted.rows[-1]["loss"] < fitted.rows[0]["loss"]
@@ -403,7 +404,7 @@ def recordings(tmp_path_factory):
 
 @pytest.mark.training
 def test_recordings_are_cross_validated_by_actor(recordings, cache, tmp_path):
-    words = ("--model-arg", "fusion=late", "--folds", "2", "--epochs", "25", "--lr", "0.005", "--weights", "int8")
+    words = ("--model-arg", "fusion=late", "--folds", "2", "--epochs", "10", "--lr", "0.01", "--weights", "int8")
     fields = run(tmp_path / "audio", f"ravdess-audio:{recordings}", cache, *words, preset="audio-visual")
     assert fields["commercial"] is False
     assert fields["modalities"] == ["audio"]
