@@ -78,9 +78,10 @@ make_venv() {
   fi
   say "Installing $1 (a few minutes the first time)"
   install_torch
-  # Every package at the version and with the hashes of the lock; then what only tests need.
+  # Every package at the version and with the hashes of the lock; then what only tests need. They import a small part of
+  # that: Python compiles it then.
   .venv/bin/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements-lock.txt
-  .venv/bin/python -m pip install -q --disable-pip-version-check -r "$1"
+  .venv/bin/python -m pip install -q --disable-pip-version-check --no-compile -r "$1"
   printf '%s\n' "$wanted" >"$stamp"
   printf "%s\n" "$wanted" >.venv/.requirements.txt.installed  # every other file includes it
 }
