@@ -94,19 +94,16 @@ class LoadedClip:
 class ClipLoader:
     """Load clips and sound files. Thread-safe. It takes no slot of the engine: that is left to the caller."""
 
-    def __init__(
-        self, engine: Engine, *, limits: VideoLimits | None = None, audio_limits: AudioLimits | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, *, limits: VideoLimits | None = None) -> None:
         """Create a loader.
 
         Args:
             engine: the face landmarker and threads of this process.
-            limits: what the video of one clip may cost.
-            audio_limits: what its audio may cost; by default as long as its video.
+            limits: what the video of one clip may cost; its audio may be as long, and take as much time.
         """
         self._people = PeopleExtractor(engine)
         self._limits = limits or VideoLimits()
-        self._audio_limits = audio_limits or AudioLimits(self._limits.seconds, self._limits.timeout_seconds)
+        self._audio_limits = AudioLimits(self._limits.seconds, self._limits.timeout_seconds)
 
     def load(self, data: bytes, *, fps: float | None = None, modalities: Collection[str] = MODALITIES) -> LoadedClip:
         """Load the windows of a clip.

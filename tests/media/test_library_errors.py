@@ -153,7 +153,7 @@ def test_seeking_that_fails(error, monkeypatch) -> None:
     assert len(list(reader.frames())) == 5
     break_container(monkeypatch, video_decoder, "seek", error)
     with pytest.raises((VideoCorrupt, VideoTooBig)) as raised:
-        list(reader.frames(start=0.2))
+        list(reader.loop_frames(start=0.2, stop=1.0, min_interval=0, max_side=64))
     check(raised, error, VideoTooBig)
 
 
