@@ -89,7 +89,7 @@ class FaceFeatures:
             rotation of the head: centimeters of that face, x to the image's right, y up, z towards the viewer.
         blendshapes: float32 (52,), 0 to 1, in the order of `moodreel.faces.landmarker.BLENDSHAPES`.
         pose: float32 (3,), yaw, pitch and roll in degrees as they look in the image, wherever in it the face is; signs
-            as in `moodreel.faces.landmarker.Face`.
+            as in `moodreel.faces.landmarker.euler_angles`.
         crop: uint8, the face as one kind of image, see `CropKind`.
 
     All but the crop are NaN where there are no landmarks (`extract_crop`).

@@ -120,23 +120,17 @@ class Face:
         return box_of(self.bounds)
 
     @property
-    def yaw(self) -> float:
-        """Yaw in degrees; positive towards the image's right, which is the person's own left."""
-        return euler_angles(self.transform)[0]
-
-    @property
-    def pitch(self) -> float:
-        """Pitch in degrees; positive when the face looks up."""
-        return euler_angles(self.transform)[1]
-
-    @property
     def roll(self) -> float:
-        """Roll in degrees; positive counter-clockwise in the image, towards the person's own right."""
+        """Roll in degrees, see `euler_angles`."""
         return euler_angles(self.transform)[2]
 
 
 def euler_angles(rotation: np.ndarray) -> tuple[float, float, float]:
-    """Compute yaw, pitch and roll in degrees, signs as in `Face`, of a rotation (3, 3) or transform (4, 4)."""
+    """Compute yaw, pitch and roll in degrees of a rotation (3, 3) or transform (4, 4) of a head.
+
+    Yaw is positive towards the image's right, which is the person's own left; pitch when the face looks up; roll
+    counter-clockwise in the image, towards the person's own right.
+    """
     yaw = np.arctan2(rotation[0, 2], rotation[2, 2])
     pitch = np.arcsin(np.clip(rotation[1, 2], -1, 1))
     roll = np.arctan2(rotation[1, 0], rotation[1, 1])

@@ -16,7 +16,6 @@ from moodreel.media.video_decoder import VideoLimits
 from moodreel.models import mock as mocking
 from moodreel.models.audiovisual_registry import AudioVisualPredictor, audiovisual_model_registry
 from moodreel.models.mock import MockPredictor
-from moodreel.models.model_card import MODALITIES
 from moodreel.models.predictor import ModelInfo, resolve_device
 from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines import clip_sampler
@@ -230,11 +229,10 @@ def _aggregate(
         )
         for start, (probabilities, modalities) in zip(clip.starts, predictions, strict=True)
     )
-    used = {name for window in windows for name in window.modalities}
     return AudioVisualResult(
         labels=model.labels,
         probabilities=tuple(map(float, np.mean([probabilities for probabilities, _ in predictions], axis=0))),
-        modalities=tuple(name for name in MODALITIES if name in used),
+        modalities=clip.modalities,
         missing=dict(clip.missing),
         windows=windows,
         seconds=clip.seconds,

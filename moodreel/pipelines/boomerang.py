@@ -8,7 +8,7 @@ direction is smooth. A loop of a moment never crosses a hard cut.
 import itertools
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import av
@@ -18,7 +18,8 @@ import numpy as np
 from moodreel.media.frame_conversion import rgb_to_yuv
 from moodreel.media.timestamps import TIME_SLACK
 from moodreel.media.video import LoopFrame, VideoReader
-from moodreel.pipelines.loop_crop import LoopCrop
+from moodreel.pipelines.geometry import PixelBox
+from moodreel.pipelines.loop_crop import ASPECTS, LoopCrop
 from moodreel.pipelines.loop_encoders import ENCODERS, encode_poster, forward_and_back
 
 OUTPUTS = tuple(ENCODERS)
@@ -104,18 +105,20 @@ def make_boomerang(
     loop: LoopOptions,
     *,
     size: tuple[int, int] | None = None,
-    crop: LoopCrop | None = None,
+    faces: Sequence[tuple[float, PixelBox]] = (),
 ) -> BoomerangClip:
     """Make a boomerang of a video around `peak`, or of the whole video.
 
     Args:
         reader: a video that has been read to its end once.
         peak: time in seconds at which the loop turns, if the video is long enough.
-        loop: how to make it; `crop` replaces its aspect. A shorter video gives a shorter loop. If the whole video is
-            shown, and is longer than half of the loop, it is sped up.
+        loop: how to make it. A shorter video gives a shorter loop. If the whole video is shown, and is longer than half
+            of the loop, it is sped up.
         size: see `VideoReader.loop_frames`.
-        crop: the window of the frames to show; None for all of them.
+        faces: the face to show if the aspect is not that of the video, see `LoopCrop`; boxes are in pixels of `size`.
     """
+    ratio = ASPECTS[loop.aspect]
+    crop = LoopCrop(ratio, faces) if ratio else None
     pass_seconds = loop.duration / 2
     width, height = size or (reader.width, reader.height)
     source = _Source(

@@ -28,7 +28,6 @@ from moodreel.pipelines.boomerang import BoomerangClip, LoopOptions, make_boomer
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
 from moodreel.pipelines.geometry import from_letterboxed_box
 from moodreel.pipelines.keyframe import score_keyframes
-from moodreel.pipelines.loop_crop import ASPECTS, LoopCrop
 from moodreel.pipelines.people_extractor import (
     ANALYSIS_FPS,
     ExtractedFrame,
@@ -248,17 +247,15 @@ class VideoPipeline:
 
 
 def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) -> BoomerangClip:
-    ratio, found = ASPECTS[loop.aspect], analysis.prediction
+    found = analysis.prediction
     video, shown = (analysis.geometry.width, analysis.geometry.height), analysis.peak_size
     # A phone that was turned: the moment as it was recorded, without the borders that it has in the whole video. A
     # smaller picture of a slower network has none.
     if loop.moment == "whole" or math.isclose(shown[0] / shown[1], video[0] / video[1], rel_tol=_SAME_PROPORTIONS):
         shown = video
-    if not ratio:
-        return make_boomerang(reader, analysis.peak, loop, size=shown)
     timeline = [point for point in found.timeline if point.track == found.track] if found else []
     faces = [(point.time, from_letterboxed_box(point.box, video, shown)) for point in timeline]
-    return make_boomerang(reader, analysis.peak, loop, size=shown, crop=LoopCrop(ratio, faces))
+    return make_boomerang(reader, analysis.peak, loop, size=shown, faces=faces)
 
 
 def _main_track(tracks: dict[int, Track]) -> int:
