@@ -13,7 +13,7 @@ import itertools
 import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from functools import cache
 from typing import Any, TypeVar
 
@@ -133,10 +133,8 @@ class VideoReader:
         self._shapes: dict[tuple[int, int], FrameShape] = {}  # by width and height of the stored frame
         self._cache_side = cache_side
         self._cache: list[_TimedFrame] | None = None
-        self.duration: float
-        self.width: int
-        self.height: int
-        self.duration, self.width, self.height = astuple(geometry or ClipGeometry(0.0, 0, 0))
+        known = geometry or ClipGeometry(0.0, 0, 0)
+        self.duration, self.width, self.height = known.duration, known.width, known.height
 
     @property
     def geometry(self) -> ClipGeometry:
