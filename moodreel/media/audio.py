@@ -6,6 +6,7 @@ a header are not trusted. A clip without audio is not an error: many have none.
 
 import time as clock
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import av
@@ -106,13 +107,15 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
         AudioCorrupt: There is audio, but none of it can be decoded.
         AudioTooLong: A limit was reached.
     """
-    with typed_errors(audio_corrupt(), out_of_memory()):
+    with audio_errors():
         return _decode_best_track(AudioFile(data, limits or AudioLimits()))
 
 
-def out_of_memory() -> AudioTooLong:
-    """Create the error for audio that needs more memory than there is."""
-    return AudioTooLong("The sound needs more memory than there is. Send a shorter one.")
+def audio_errors() -> AbstractContextManager[None]:
+    """Raise AudioCorrupt or AudioTooLong during a `with` block for what a library raises; see `typed_errors`."""
+    return typed_errors(
+        _audio_corrupt(), AudioTooLong("The sound needs more memory than there is. Send a shorter one.")
+    )
 
 
 def is_silent(samples: np.ndarray) -> bool:
@@ -227,7 +230,7 @@ class _TrackDecoder:
                     decoded += 1
                     yield frame
         if damaged and not decoded:
-            raise audio_corrupt()
+            raise _audio_corrupt()
 
     def _resample(self, frame: av.AudioFrame) -> None:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
@@ -298,6 +301,5 @@ def _check_codec(stream: AudioStream) -> None:
         raise UnsupportedMedia("This sound's codec is not supported. Send AAC, Opus, Vorbis, MP3, FLAC or plain WAV.")
 
 
-def audio_corrupt() -> AudioCorrupt:
-    """Create the error for audio of which nothing can be decoded."""
+def _audio_corrupt() -> AudioCorrupt:
     return AudioCorrupt("The sound is damaged or incomplete: none of it can be decoded. Send it again.")

@@ -21,7 +21,6 @@ import numpy as np
 from moodreel.errors import Overloaded
 from moodreel.media import audio
 from moodreel.media.audio import AudioClip, AudioLimits
-from moodreel.media.container import typed_errors
 from moodreel.media.decoder_process import (
     Failure,
     Frames,
@@ -33,8 +32,8 @@ from moodreel.media.decoder_process import (
     read_mailbox,
     write_mailbox,
 )
-from moodreel.media.video import ClipGeometry, Frame, LoopFrame, VideoReader, out_of_memory
-from moodreel.media.video_decoder import MediaSpan, VideoLimits, video_corrupt
+from moodreel.media.video import ClipGeometry, Frame, LoopFrame, VideoReader
+from moodreel.media.video_decoder import MediaSpan, VideoLimits, video_errors
 
 GRACE_SECONDS = 2.0
 """Time after the deadline in which a decoder process may end by itself."""
@@ -173,13 +172,13 @@ class IsolatedVideoReader(VideoReader):
     def __init__(self, process: _DecoderProcess, data: bytes, limits: VideoLimits, **options: Any) -> None:
         super().__init__(data, limits, **options)
         self._process = process
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             process.put(data)
             self._request("open_video", size=len(data), limits=limits, **options)
 
     def probe_span(self) -> MediaSpan:
         """See `VideoReader.probe_span`."""
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             span = self._request("probe_span")
             assert isinstance(span, MediaSpan)
             return span
@@ -211,7 +210,7 @@ class IsolatedVideoReader(VideoReader):
             yield Frame(pixels.time, array, pixels.size)
 
     def _read(self, method: str, **options: object) -> Iterator[tuple[Pixels, np.ndarray]]:
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             reply = self._request("read", method=method, options=options)
             while isinstance(reply, Frames):
                 for pixels in reply.pixels:
@@ -260,7 +259,7 @@ def decode_audio(data: bytes, limits: AudioLimits) -> AudioClip | None:
     if _template is None:
         return audio.decode_audio(data, limits)
     file = audio.AudioFile(data, limits)
-    with _template.lend() as process, typed_errors(audio.audio_corrupt(), audio.out_of_memory()):
+    with _template.lend() as process, audio.audio_errors():
         process.put(data)
         try:
             reply = process.request("decode_audio", file.deadline, size=len(data), limits=limits)

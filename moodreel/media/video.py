@@ -21,10 +21,9 @@ import av
 import numpy as np
 
 from moodreel.errors import VideoTooBig, VideoTooShort
-from moodreel.media.container import typed_errors
 from moodreel.media.frame_conversion import FrameConverter, FrameShape, display_matrix, yuv_planes
 from moodreel.media.timestamps import TIME_SLACK, FrameClock, FrameTimes
-from moodreel.media.video_decoder import MediaSpan, VideoDecoder, VideoLimits, video_corrupt
+from moodreel.media.video_decoder import MediaSpan, VideoDecoder, VideoLimits, video_errors
 
 CACHE_BYTES = 64 * 2**20
 """Most bytes of cached frames of one clip: eleven seconds at 480 × 270 pixels and 30 frames per second."""
@@ -157,7 +156,7 @@ class VideoReader:
             VideoCorrupt, VideoTooShort: Nothing can be decoded, or there is no frame.
             VideoTooLong, VideoTooBig: A limit was reached; the frames before it have been yielded.
         """
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             sampling = _Sampling(min_interval, min_frames=min_frames, duration=self._decoder.frame_times().duration)
             yield from _to_rgb(sampling.sample(self._decode(0.0, sampling.choose)), max_side)
 
@@ -180,7 +179,7 @@ class VideoReader:
                 frame of other proportions gets black borders.
         """
         size = size or (self.width, self.height)
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             sampling = _Sampling(min_interval, start=start, stop=stop, to_stop=True)
             cached = self._cache if max_side == self._cache_side else None
             rough = max(size) >= _ROUGH_SCALE * max_side
@@ -199,7 +198,7 @@ class VideoReader:
         Raises:
             UnsupportedMedia, VideoCorrupt, VideoTooShort, VideoTooLong, VideoTooBig: As `frames` does.
         """
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             yield from _to_rgb(self._shown_at(times), max_side)
 
     def probe_span(self) -> MediaSpan:
@@ -210,7 +209,7 @@ class VideoReader:
         Raises:
             UnsupportedMedia, VideoCorrupt, VideoTooLong: As `frames` does.
         """
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             return self._decoder.probe_span()
 
     def _shown_at(self, times: Sequence[float]) -> Iterator[_TimedFrame]:
@@ -303,11 +302,6 @@ class VideoReader:
             square = max(1, round(frame.width * self._decoder.pixel_aspect)), frame.height
             self._shapes[size] = FrameShape(square, display_matrix(frame))
         return self._shapes[size]
-
-
-def out_of_memory() -> VideoTooBig:
-    """Create the error for a video that needs more memory than there is."""
-    return VideoTooBig("The video needs more memory than there is. Record at a lower size and send it again.")
 
 
 def _converters(max_side: int, canvas: tuple[int, int] | None = None) -> Callable[[FrameShape], FrameConverter]:

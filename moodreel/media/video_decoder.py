@@ -6,6 +6,7 @@ Durations, frame counts and sizes of a header are not trusted: limits count what
 import math
 import time as clock
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import NamedTuple, NoReturn, cast
@@ -24,7 +25,7 @@ from moodreel.errors import (
     VideoTooBig,
     VideoTooLong,
 )
-from moodreel.media.container import open_container, video_demuxer
+from moodreel.media.container import open_container, typed_errors, video_demuxer
 from moodreel.media.crop import Cropper, find_crop
 from moodreel.media.timestamps import FrameTimes, correct_timestamps, fills_gap
 
@@ -143,8 +144,9 @@ class VideoDecoder:
         Raises:
             UnsupportedMedia: The codec is not decoded here.
             NoVideoStream: There is no video stream.
-            VideoCorrupt: There are frames, but none can be decoded.
             VideoTooBig, VideoTooLong: A limit was reached.
+            Exception: What a library raised for the container, or for the last frame if none can be decoded; see
+                `video_errors`.
         """
         decoded, damage = 0, None
         with self._open() as container:
@@ -176,7 +178,7 @@ class VideoDecoder:
                     yield cropped
             if damage and not decoded:
                 self._check_frame_size(*header_size)  # a decoder that refused a huge frame may not have kept its size
-                raise video_corrupt() from damage
+                raise damage
 
     def _decode_packet(
         self, codec: av.VideoCodecContext, packet: "Packet[Stream]", needed: Collection[int] | None
@@ -211,7 +213,7 @@ class VideoDecoder:
         """Measure start and duration by the timestamps of the packets, without decoding.
 
         Raises:
-            UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong: As `frames` does.
+            UnsupportedMedia, NoVideoStream, VideoTooLong, Exception: As `frames` does.
         """
         times = self.frame_times()
         if times.duration - times.usual_gap > self.limits.seconds:
@@ -222,7 +224,7 @@ class VideoDecoder:
         """Read the timestamps of all packets, without decoding, and compute the time of each frame.
 
         Raises:
-            UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong: As `frames` does.
+            UnsupportedMedia, NoVideoStream, VideoTooLong, Exception: As `frames` does.
         """
         if self._times is None:
             with self._open() as container:
@@ -347,6 +349,9 @@ def _plausible_fps(fps: Fraction | float | None) -> float | None:
     return float(fps) if fps and 0.1 <= fps <= 1000 else None
 
 
-def video_corrupt() -> VideoCorrupt:
-    """Create the error for a video in which nothing can be decoded."""
-    return VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again.")
+def video_errors() -> AbstractContextManager[None]:
+    """Raise VideoCorrupt or VideoTooBig during a `with` block for what a library raises; see `typed_errors`."""
+    return typed_errors(
+        VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again."),
+        VideoTooBig("The video needs more memory than there is. Record at a lower size and send it again."),
+    )
