@@ -100,13 +100,12 @@ class Face:
         landmarks: float32 (478, 3). x and y are relative to the image's width and height, y pointing down. z is in
             units of the image's width; smaller is nearer to the camera.
         blendshapes: float32 (52,), each 0 to 1, in the order of `BLENDSHAPES`.
-        transform: float32 (4, 4), from the canonical face in centimeters to camera space: x to the image's right, y up,
-            z towards the viewer.
+        roll: Degrees, see `euler_angles`.
     """
 
     landmarks: np.ndarray
     blendshapes: np.ndarray
-    transform: np.ndarray
+    roll: float
 
     @property
     def bounds(self) -> np.ndarray:
@@ -118,11 +117,6 @@ class Face:
     def box(self) -> tuple[float, float, float, float]:
         """Bounding box of the landmarks, clipped to the image: x, y, width, height, relative to the image."""
         return box_of(self.bounds)
-
-    @property
-    def roll(self) -> float:
-        """Roll in degrees, see `euler_angles`."""
-        return euler_angles(self.transform)[2]
 
 
 def euler_angles(rotation: np.ndarray) -> tuple[float, float, float]:
@@ -157,8 +151,7 @@ class FaceLandmarker:
             min_confidence: Least confidence, 0 to 1, of the detector and of the landmark model.
             use_fallbacks: If `detect` finds no face, try the image with a border, then its center. MediaPipe's
                 detector expects background around a face: of 500 FER+ images, which a face fills, it finds 91 %, with
-                the border 98 %. It also scales its input to 128 pixels, in which a face across a room is lost. The
-                `transform` of a face found so is relative to a camera that sees only that part.
+                the border 98 %. It also scales its input to 128 pixels, in which a face across a room is lost.
 
         Raises:
             ModelInvalid: The file is missing, differs from its SHA-256, or cannot be loaded.
@@ -224,7 +217,7 @@ class FaceLandmarker:
             Face(
                 landmarks=np.array([(point.x, point.y, point.z) for point in landmarks], dtype=np.float32),
                 blendshapes=np.array([category.score for category in blendshapes], dtype=np.float32),
-                transform=np.asarray(transform, dtype=np.float32),
+                roll=euler_angles(np.asarray(transform, dtype=np.float32))[2],
             )
             for landmarks, blendshapes, transform in zip(
                 result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True

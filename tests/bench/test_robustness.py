@@ -9,7 +9,8 @@ import pytest
 from bench import render, robustness
 from bench.robustness import CONDITIONS, ConditionResult, measure, sample, table
 from moodreel.emotions import FIVE
-from moodreel.faces.landmarker import FaceLandmarker, euler_angles
+from moodreel.faces.features import normalize_landmarks
+from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.models.face_registry import face_model_registry
 from moodreel.training.data.fer2013 import VOTE_COLUMNS
 from tests.support.server import STORE
@@ -83,7 +84,7 @@ def test_effects_on_the_face_leave_a_scene_without_one_unchanged(faceless, effec
 
 
 def yaw_and_pitch(face):
-    return euler_angles(face.transform)[:2]
+    return normalize_landmarks(face.landmarks, width=render.WIDTH, height=render.HEIGHT)[1][:2]
 
 
 @pytest.mark.parametrize("degrees", [-30, -15, 15, 30])
