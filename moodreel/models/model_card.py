@@ -52,7 +52,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The content of a model.json; every attribute is a key of it.
+    """What is read of a model.json; every attribute is a key of it. Other keys are documentation.
 
     Attributes:
         name: Unique name of the model, by which callers choose it; by default that of its folder.
@@ -77,8 +77,6 @@ class ModelCard:
             this modality, instead of `temperature`; above 0, `temperature` for modalities not named.
         commercial: False if the license of the weights or of their training data forbids commercial use.
         sha256: Of the weights file, in hexadecimal; empty to skip the check.
-        input: Description of the input, for documentation.
-        normalisation: Description of the input normalization, for documentation.
         metrics: Measured results, each with its command and data set, for documentation.
         data: Training data, for documentation.
         licence: License of the weights, for documentation.
@@ -101,8 +99,6 @@ class ModelCard:
     modality_temperatures: Mapping[str, float] = field(default_factory=dict)
     commercial: bool = True
     sha256: str = ""
-    input: str = ""
-    normalisation: str = ""
     metrics: tuple[Mapping[str, object], ...] = ()
     data: str = ""
     licence: str = ""
@@ -211,10 +207,4 @@ def read_kind(path: Path) -> str:
 
 def emotimesh_card(name: str) -> ModelCard:
     """Return the card for a checkpoint without a model.json: EmotiMesh-Net as it was trained."""
-    return ModelCard(
-        name=name,
-        architecture=EMOTIMESH,
-        labels=EMOTIMESH_TRAINED_ORDER,
-        input="x, y, z of MediaPipe's first 468 landmarks, relative to the image, in 15 frames spread over the clip",
-        normalisation="none",
-    )
+    return ModelCard(name=name, architecture=EMOTIMESH, labels=EMOTIMESH_TRAINED_ORDER)
