@@ -110,8 +110,10 @@ class PeopleExtractor:
             MoodreelError: whatever `VideoReader.frames` raises.
         """
         video = self._extract(reader, crop_kind, times, progress=progress)
+        if video.tracks:
+            return video
         with stage("people"):
-            upside_down = not video.tracks and self._is_upside_down(reader)
+            upside_down = self._is_upside_down(reader)
         if not upside_down:
             return video
         turned = self._extract(reader, crop_kind, times, upside_down=True)
