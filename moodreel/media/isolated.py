@@ -223,9 +223,9 @@ class IsolatedVideoReader(VideoReader):
 
     def _request(self, operation: str, **arguments: object) -> Reply:
         try:
-            return self._process.request(operation, self._decoder.deadline, **arguments)
+            return self._process.request(operation, self._decoder.file.deadline, **arguments)
         except TimeoutError:
-            self._decoder.check_deadline()
+            self._decoder.file.check_deadline()
             raise
 
 
@@ -258,7 +258,7 @@ def decode_audio(data: bytes, limits: AudioLimits) -> AudioClip | None:
     """Decode the audio of a file; see `audio.decode_audio`."""
     if _template is None:
         return audio.decode_audio(data, limits)
-    file = audio.AudioFile(data, limits)
+    file = audio.open_file(data, limits)
     with _template.lend() as process, audio.audio_errors():
         process.put(data)
         try:

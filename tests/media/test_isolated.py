@@ -17,6 +17,7 @@ import pytest
 from moodreel.errors import AudioCorrupt, MoodreelError, UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong
 from moodreel.media import audio, decoder_process, isolated
 from moodreel.media.audio import AudioClip, AudioLimits
+from moodreel.media.container import MediaFile
 from moodreel.media.video import LoopFrame, VideoReader
 from moodreel.media.video_decoder import VideoDecoder, VideoLimits
 from tests.support import synthetic_audio, synthetic_frames, synthetic_video
@@ -33,22 +34,22 @@ FAULTS: dict[bytes, Callable[[], object]] = {
 
 def start() -> None:
     """Start the template, with a codec that has faults."""
-    decode_packet, open_audio = VideoDecoder._decode_packet, audio.AudioFile.open
+    decode_packet, decode_track = VideoDecoder._decode_packet, audio._decode_best_track
 
     def faulty(self: VideoDecoder, *args: Any) -> Any:
         self.packets = getattr(self, "packets", 0) + 1  # type: ignore[attr-defined]
         for marker, fault in FAULTS.items():
-            if self._data.endswith(marker) and self.packets == 8:
+            if self.file.data.endswith(marker) and self.packets == 8:
                 fault()
         return decode_packet(self, *args)
 
-    def faulty_audio(self: audio.AudioFile) -> Any:
-        if self._data.endswith(b"crash"):
+    def faulty_audio(file: MediaFile, max_seconds: float) -> Any:
+        if file.data.endswith(b"crash"):
             FAULTS[b"crash"]()
-        return open_audio(self)
+        return decode_track(file, max_seconds)
 
     VideoDecoder._decode_packet = faulty  # type: ignore[method-assign]
-    audio.AudioFile.open = faulty_audio  # type: ignore[method-assign]
+    audio._decode_best_track = faulty_audio
     isolated.GRACE_SECONDS = 0.2
     isolated.start_template()
 
