@@ -16,6 +16,7 @@ from av.container import InputContainer
 from moodreel.errors import AudioCorrupt, AudioTooLong, MoodreelError, UnsupportedMedia
 from moodreel.media.container import MediaFile, audio_demuxer, typed_errors, video_demuxer
 from moodreel.media.timestamps import MAX_GAP
+from moodreel.media.video_decoder import VideoLimits
 
 SAMPLE_RATE = 16_000
 """Samples per second of decoded audio; voices have little above 8 kHz, the highest frequency this rate can hold."""
@@ -42,19 +43,6 @@ _BLOCK = SAMPLE_RATE // 50
 _MIN_AUDIBLE_BLOCKS = 5
 """Audible blocks, 0.1 s in all, that make audio not silent. No syllable is shorter; a click is, and so is the artifact
 that a codec makes where a DC offset begins or ends."""
-
-
-@dataclass(frozen=True)
-class AudioLimits:
-    """Limit the cost of the audio of one file; each limit is enforced on what is decoded.
-
-    Attributes:
-        seconds: Duration in seconds.
-        timeout_seconds: Wall-clock time for decoding, in seconds.
-    """
-
-    seconds: float = 60.0
-    timeout_seconds: float = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +78,7 @@ class AudioClip:
         return np.pad(part, (before, count - before - len(part)))
 
 
-def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | None:
+def decode_audio(data: bytes, limits: VideoLimits | None = None) -> AudioClip | None:
     """Decode the audio of a clip or an audio file.
 
     Channels are mixed to mono as a player with one loudspeaker does, never louder than the loudest channel. Of several
@@ -107,7 +95,7 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
         AudioTooLong: A limit was reached.
     """
     with audio_errors():
-        limits = limits or AudioLimits()
+        limits = limits or VideoLimits()
         return _decode_best_track(open_file(data, limits), limits.seconds)
 
 
@@ -125,7 +113,7 @@ def is_silent(samples: np.ndarray) -> bool:
     return int(audible.sum()) < _MIN_AUDIBLE_BLOCKS
 
 
-def open_file(data: bytes, limits: AudioLimits) -> MediaFile:
+def open_file(data: bytes, limits: VideoLimits) -> MediaFile:
     """Prepare to read the audio of a file; the timeout starts here.
 
     Raises:

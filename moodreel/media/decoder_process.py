@@ -23,7 +23,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from moodreel.errors import MoodreelError
-from moodreel.media.audio import AudioLimits, decode_audio
+from moodreel.media.audio import decode_audio
 from moodreel.media.video import ClipGeometry, Frame, LoopFrame, VideoReader
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
 
@@ -257,7 +257,7 @@ class Decoder:
         self._reader, self._frames = None, iter(())
         os.ftruncate(self._mailbox, 0)
 
-    def decode_audio(self, size: int, limits: AudioLimits) -> Samples | None:
+    def decode_audio(self, size: int, limits: VideoLimits) -> Samples | None:
         """Decode the audio of the file of `size` bytes in the mailbox; the samples are in the mailbox then."""
         sound = decode_audio(self._take(size), limits)
         if sound is None:

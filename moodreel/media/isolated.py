@@ -20,7 +20,7 @@ import numpy as np
 
 from moodreel.errors import Overloaded
 from moodreel.media import audio
-from moodreel.media.audio import AudioClip, AudioLimits
+from moodreel.media.audio import AudioClip
 from moodreel.media.decoder_process import (
     Failure,
     Frames,
@@ -254,7 +254,7 @@ def open_video(data: bytes, limits: VideoLimits, **options: Any) -> Iterator[Vid
         yield IsolatedVideoReader(process, data, limits, **options)
 
 
-def decode_audio(data: bytes, limits: AudioLimits) -> AudioClip | None:
+def decode_audio(data: bytes, limits: VideoLimits) -> AudioClip | None:
     """Decode the audio of a file; see `audio.decode_audio`."""
     if _template is None:
         return audio.decode_audio(data, limits)

@@ -65,7 +65,7 @@ _FALLBACK_FPS = 30.0
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """Limit the cost of one clip; each limit is enforced on what is decoded.
+    """Limit the cost of one clip; each limit is enforced on what is decoded. Its sound has the two limits of time.
 
     Attributes:
         seconds: Duration in seconds.

@@ -16,7 +16,7 @@ import pytest
 
 from moodreel.errors import AudioCorrupt, MoodreelError, UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong
 from moodreel.media import audio, decoder_process, isolated
-from moodreel.media.audio import AudioClip, AudioLimits
+from moodreel.media.audio import AudioClip
 from moodreel.media.container import MediaFile
 from moodreel.media.video import LoopFrame, VideoReader
 from moodreel.media.video_decoder import VideoDecoder, VideoLimits
@@ -196,7 +196,7 @@ def frames_before_limit() -> int:
 
 def hear(data: bytes) -> AudioClip | type[MoodreelError] | None:
     try:
-        return isolated.decode_audio(data, AudioLimits())
+        return isolated.decode_audio(data, LIMITS)
     except MoodreelError as error:
         return type(error)
 
