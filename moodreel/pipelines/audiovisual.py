@@ -13,9 +13,8 @@ import numpy as np
 
 from moodreel.errors import ModelMissing, ModelNotFound, NonCommercialModel
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.models import mock as mocking
 from moodreel.models.audiovisual_registry import AudioVisualPredictor, audiovisual_model_registry
-from moodreel.models.mock import MockPredictor
+from moodreel.models.mock import MOCK_NAME, MockPredictor
 from moodreel.models.predictor import ModelInfo, resolve_device
 from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines import clip_sampler
@@ -194,7 +193,7 @@ class AudioVisualPipeline:
         return self.models.get(name)
 
     def _mock(self, data: bytes, model: str | None) -> MockPredictor:
-        if model not in (None, mocking.MOCK_NAME):
+        if model not in (None, MOCK_NAME):
             raise ModelNotFound(f"There is no model {model!r} while answers are made up (EMO_MOCK=1); leave it out.")
         return MockPredictor(data)
 

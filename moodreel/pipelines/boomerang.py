@@ -11,7 +11,6 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import av
 import cv2
 import numpy as np
 
@@ -133,7 +132,8 @@ def make_boomerang(
     else:
         start, stop = _window(peak, reader.duration, pass_seconds)
         frames = _trim_to_still(_stay_in_shot(source, source.read(start, stop), peak, pass_seconds), peak)
-    pictures = _cut_windows(frames, crop, loop.size, width)
+    windows = crop.cut(frames, loop.size, width) if crop else ()
+    pictures = [rgb_to_yuv(window) for window in windows] or [frame.yuv for frame in frames]
     order, seconds = _order_frames(frames, source.speed, loop.duration)
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
     encoded = ENCODERS[loop.output](pictures, order, seconds)
@@ -266,10 +266,3 @@ def _trim_to_still(frames: list[LoopFrame], peak: float) -> list[LoopFrame]:
         return frames
     motion = np.array(_motion(frames[: len(candidates) + 1]))
     return frames[int(np.argmax(motion <= _STILL_RATIO * motion.min())) :]
-
-
-def _cut_windows(frames: list[LoopFrame], crop: LoopCrop | None, side: int, width: int) -> list[av.VideoFrame]:
-    """Return the pictures of the loop, `yuv420p`."""
-    if crop is None:
-        return [frame.yuv for frame in frames]
-    return [rgb_to_yuv(window) for window in crop.cut(frames, side, width)]
