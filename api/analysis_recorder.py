@@ -14,7 +14,6 @@ from api.loop_response import TYPES as LOOP_TYPES
 from moodreel.pipelines.audiovisual import AudioVisualResult
 from moodreel.pipelines.boomerang import BoomerangClip
 from moodreel.pipelines.image import ImageResult
-from moodreel.pipelines.image_or_video import ImageOrVideoResult
 from moodreel.pipelines.text import TextResult
 from moodreel.pipelines.video_result import ThumbnailResult, VideoResult
 from moodreel.storage.history import HistoryEntry
@@ -150,16 +149,6 @@ def from_image(result: ImageResult, content_sha256: str | None = None) -> Analys
     return AnalysisRecord(entry, result.timings, frames=1, media=lambda: _image_copy(result.copy))
 
 
-def from_image_or_video(result: ImageOrVideoResult) -> AnalysisRecord:
-    """Make the record of a prediction for a file that was an image or a video."""
-    kind: str = "picture"
-    facts: dict[str, object] = {"certain": result.certain}
-    if result.seconds is not None:
-        kind, facts["duration"] = "video", round(result.seconds, 3)
-    entry = _face_entry(kind, result, result.all_emotions, facts)
-    return AnalysisRecord(entry, result.timings, result.seconds, result.frames, media=lambda: _image_copy(result.copy))
-
-
 def from_audiovisual(result: AudioVisualResult) -> AnalysisRecord:
     """Make the record of a prediction from a face and a voice."""
     entry = HistoryEntry(
@@ -200,7 +189,7 @@ def from_text(result: TextResult) -> AnalysisRecord:
 
 def _face_entry(
     kind: str,
-    result: VideoResult | ThumbnailResult | ImageResult | ImageOrVideoResult,
+    result: VideoResult | ThumbnailResult | ImageResult,
     probabilities: Mapping[str, float] | None,
     facts: Mapping[str, object],
     content_sha256: str | None = None,

@@ -177,7 +177,7 @@ def load_engine(settings: Settings) -> Engine:
 
 def create_video_pipeline(settings: Settings, engine: Engine, cache: AnalysisCache | None) -> VideoPipeline:
     """Create the video pipeline."""
-    return VideoPipeline(engine, limits=video_limits(settings), sample_rate=settings.analysis_fps, cache=cache)
+    return VideoPipeline(engine, limits=video_limits(settings), analysis_fps=settings.analysis_fps, cache=cache)
 
 
 def create_image_pipeline(settings: Settings, engine: Engine) -> ImagePipeline:

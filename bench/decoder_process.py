@@ -20,7 +20,7 @@ from moodreel.media import isolated
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.engine import DETECTION_SIDE
-from moodreel.pipelines.people_extractor import SAMPLE_RATE, SHORT_CLIP_FRAMES
+from moodreel.pipelines.people_extractor import ANALYSIS_FPS, SHORT_CLIP_FRAMES
 from moodreel.training.cli.options import at_least
 
 CALLS = 5
@@ -34,7 +34,7 @@ def here(data: bytes, limits: VideoLimits) -> Iterator[VideoReader]:
 
 
 def read(reader: VideoReader, *, loop: bool) -> None:
-    for _ in reader.frames(min_interval=1 / SAMPLE_RATE, min_frames=SHORT_CLIP_FRAMES, max_side=DETECTION_SIDE):
+    for _ in reader.frames(min_interval=1 / ANALYSIS_FPS, min_frames=SHORT_CLIP_FRAMES, max_side=DETECTION_SIDE):
         pass
     if loop:
         list(reader.loop_frames(start=1.0, stop=2.5, min_interval=1 / 30, max_side=480))

@@ -23,7 +23,7 @@ from moodreel.faces.landmarker import Face
 from moodreel.faces.observation import observe_face
 from moodreel.media.video import VideoReader
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
-from moodreel.pipelines.people_extractor import SAMPLE_RATE, landmark_step
+from moodreel.pipelines.people_extractor import ANALYSIS_FPS, landmark_step
 from moodreel.training.cli.options import at_least
 from moodreel.training.evaluation.markdown import format_table
 from tests.support.server import STORE
@@ -56,7 +56,7 @@ def measure(model: str | None, rounds: int) -> tuple[list[np.ndarray], dict[str,
     engine = Engine.load(STORE)
     predictor = engine.models.get(model)
     reader = VideoReader(phone_clip(seconds=4.0))
-    frames = [frame.rgb for frame in reader.frames(min_interval=1 / SAMPLE_RATE, max_side=DETECTION_SIDE)]
+    frames = [frame.rgb for frame in reader.frames(min_interval=1 / ANALYSIS_FPS, max_side=DETECTION_SIDE)]
     step = landmark_step(predictor.crop_kind)
 
     def detect(index: int) -> Face | FaceDetection:

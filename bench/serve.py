@@ -30,7 +30,7 @@ from bench.floor import Floor
 from moodreel.media.video import VideoReader
 from moodreel.pipelines.boomerang import LoopOptions
 from moodreel.pipelines.engine import DETECTION_SIDE, Engine
-from moodreel.pipelines.people_extractor import SAMPLE_RATE, SHORT_CLIP_FRAMES
+from moodreel.pipelines.people_extractor import ANALYSIS_FPS, SHORT_CLIP_FRAMES
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.cli.options import at_least
 from moodreel.training.evaluation.markdown import format_table
@@ -141,7 +141,7 @@ def stage_costs(pipeline: VideoPipeline, data: bytes) -> dict[str, float]:
         work()
         return cpu_ms(own) - before
 
-    sampling = {"min_interval": 1 / SAMPLE_RATE, "min_frames": SHORT_CLIP_FRAMES, "max_side": DETECTION_SIDE}
+    sampling = {"min_interval": 1 / ANALYSIS_FPS, "min_frames": SHORT_CLIP_FRAMES, "max_side": DETECTION_SIDE}
     decode = cost(lambda: deque(VideoReader(data).frames(**sampling), maxlen=0))
     predict = cost(lambda: pipeline.predict(data))
     both = cost(lambda: pipeline.predict(data, loop=LoopOptions()))

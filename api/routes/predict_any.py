@@ -7,6 +7,7 @@ from api.openapi import VIDEO_CODES, GuardedBlueprint, file_body
 from api.request_parsing import read_upload
 from api.schemas.images import EmotionOptionsSchema, EmotionSchema
 from api.services import services
+from moodreel.pipelines.image import ImageResult
 
 blueprint = GuardedBlueprint("emotion", __name__, dated=False, description="The emotion in a video or an image")
 
@@ -24,4 +25,6 @@ def predict_any() -> Response:
         upload.data, model=options["model"], fps=options.get("fps"), copy=history_recorder.stores_media()
     )
     response = jsonify(EmotionSchema().dump(result))
-    return analysis_recorder.respond(analysis_recorder.from_image_or_video(result), response)
+    if isinstance(result, ImageResult):
+        return analysis_recorder.respond(analysis_recorder.from_image(result), response)
+    return analysis_recorder.respond(analysis_recorder.from_video(result), response)

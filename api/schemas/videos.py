@@ -26,7 +26,7 @@ from api.schemas.files import FileSchema, ObjectField, OptionsSchema
 from moodreel.emotions import FIVE
 from moodreel.faces.quality import TIPS
 from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SECTIONS, LOOP_SIDES, OUTPUTS, LoopOptions
-from moodreel.pipelines.face_crop import ASPECTS
+from moodreel.pipelines.loop_crop import ASPECTS
 
 FORMATS = ("mp4", "mov", "webm", "mkv", "avi", "3gp", "gif")
 

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES, LoopOptions
-from moodreel.pipelines.face_crop import ASPECTS
+from moodreel.pipelines.loop_crop import ASPECTS
 
 _Number = TypeVar("_Number", int, float)
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from moodreel.cli import formatting
 from moodreel.cli.options import add_loop_options, add_model_options
 from moodreel.errors import MoodreelError, NoFace, UnsupportedMedia
-from moodreel.media.container import check_file_size, open_container, video_demuxer
+from moodreel.media.container import MediaFile, check_file_size, video_demuxer
 from moodreel.media.image import is_image
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.models.model_store import find_model_store
@@ -199,7 +199,7 @@ def _seconds(data: bytes) -> float:
     """Return the duration that a clip's header says, for the progress bar; the longest one allowed if it says none."""
     longest = VideoLimits().seconds
     if demuxer := video_demuxer(data):
-        with contextlib.suppress(av.FFmpegError, OSError), open_container(data, demuxer, lambda: None) as container:
+        with contextlib.suppress(av.FFmpegError, OSError), MediaFile(data, demuxer).open() as container:
             seconds = (container.duration or 0) / av.time_base
             return seconds if 0 < seconds < longest else longest
     return longest

@@ -42,7 +42,7 @@ class FaceDetection:
             image, z in units of its width. Which eye is nearer is not known; the right one has depth 0.
         bounds: float64 (2, 2), x and y of the two corners of the bounding box that its landmarks would have, relative
             to the image; parts outside the image are included.
-        roll: Degrees, see `moodreel.faces.landmarker.Face`.
+        roll: Degrees, see `moodreel.faces.landmarker.euler_angles`.
     """
 
     confidence: float

@@ -89,10 +89,10 @@ class FaceFeatures:
             rotation of the head: centimeters of that face, x to the image's right, y up, z towards the viewer.
         blendshapes: float32 (52,), 0 to 1, in the order of `moodreel.faces.landmarker.BLENDSHAPES`.
         pose: float32 (3,), yaw, pitch and roll in degrees as they look in the image, wherever in it the face is; signs
-            as in `moodreel.faces.landmarker.Face`.
+            as in `moodreel.faces.landmarker.euler_angles`.
         crop: uint8, the face as one kind of image, see `CropKind`.
 
-    All but the crop are NaN where there are no landmarks (`extract_crop`).
+    All but the crop are NaN where there are no landmarks.
     """
 
     landmarks: np.ndarray
@@ -107,15 +107,25 @@ class FaceFeatures:
         return not np.isnan(self.landmarks[0, 0])
 
 
-def extract_features(rgb: np.ndarray, face: Face, crop_kind: CropKind = CropKind.GRAY) -> FaceFeatures:
+def extract_features(rgb: np.ndarray, face: Face | FaceDetection, crop_kind: CropKind = CropKind.GRAY) -> FaceFeatures:
     """Extract the features of a detected face.
 
     Args:
         rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
-        face: The detected face.
-        crop_kind: Kind of `FaceFeatures.crop`.
+        face: The detected face. If it has no landmarks, its only feature is the crop.
+        crop_kind: Kind of `FaceFeatures.crop`; without landmarks `CropKind.GRAY` or `CropKind.COLOR`, which the eyes
+            alone align.
     """
     height, width = rgb.shape[:2]
+    if isinstance(face, FaceDetection):
+        right, left = face.eyes * (width, height, width)
+        return FaceFeatures(
+            landmarks=_NO_LANDMARKS,
+            normalized_landmarks=_NO_LANDMARKS,
+            blendshapes=np.full(len(BLENDSHAPES), np.nan, np.float32),
+            pose=np.full(3, np.nan, np.float32),
+            crop=_crop_by_eyes(rgb, right, left, color=crop_kind is CropKind.COLOR),
+        )
     normalized_landmarks, pose = normalize_landmarks(face.landmarks, width=width, height=height)
     return FaceFeatures(
         landmarks=face.landmarks,
@@ -123,25 +133,6 @@ def extract_features(rgb: np.ndarray, face: Face, crop_kind: CropKind = CropKind
         blendshapes=face.blendshapes,
         pose=pose,
         crop=crop_face(rgb, face.landmarks, crop_kind),
-    )
-
-
-def extract_crop(rgb: np.ndarray, face: FaceDetection, crop_kind: CropKind) -> FaceFeatures:
-    """Extract the crop alone, of a face that the detector alone found.
-
-    Args:
-        rgb: uint8 (H, W, 3), RGB: the image that `face` was detected in.
-        face: The detected face.
-        crop_kind: `CropKind.GRAY` or `CropKind.COLOR`, which the eyes alone align.
-    """
-    height, width = rgb.shape[:2]
-    right, left = face.eyes * (width, height, width)
-    return FaceFeatures(
-        landmarks=_NO_LANDMARKS,
-        normalized_landmarks=_NO_LANDMARKS,
-        blendshapes=np.full(len(BLENDSHAPES), np.nan, np.float32),
-        pose=np.full(3, np.nan, np.float32),
-        crop=_crop_by_eyes(rgb, right, left, color=crop_kind is CropKind.COLOR),
     )
 
 

@@ -100,13 +100,12 @@ class Face:
         landmarks: float32 (478, 3). x and y are relative to the image's width and height, y pointing down. z is in
             units of the image's width; smaller is nearer to the camera.
         blendshapes: float32 (52,), each 0 to 1, in the order of `BLENDSHAPES`.
-        transform: float32 (4, 4), from the canonical face in centimeters to camera space: x to the image's right, y up,
-            z towards the viewer.
+        roll: Degrees, see `euler_angles`.
     """
 
     landmarks: np.ndarray
     blendshapes: np.ndarray
-    transform: np.ndarray
+    roll: float
 
     @property
     def bounds(self) -> np.ndarray:
@@ -119,24 +118,13 @@ class Face:
         """Bounding box of the landmarks, clipped to the image: x, y, width, height, relative to the image."""
         return box_of(self.bounds)
 
-    @property
-    def yaw(self) -> float:
-        """Yaw in degrees; positive towards the image's right, which is the person's own left."""
-        return euler_angles(self.transform)[0]
-
-    @property
-    def pitch(self) -> float:
-        """Pitch in degrees; positive when the face looks up."""
-        return euler_angles(self.transform)[1]
-
-    @property
-    def roll(self) -> float:
-        """Roll in degrees; positive counter-clockwise in the image, towards the person's own right."""
-        return euler_angles(self.transform)[2]
-
 
 def euler_angles(rotation: np.ndarray) -> tuple[float, float, float]:
-    """Compute yaw, pitch and roll in degrees, signs as in `Face`, of a rotation (3, 3) or transform (4, 4)."""
+    """Compute yaw, pitch and roll in degrees of a rotation (3, 3) or transform (4, 4) of a head.
+
+    Yaw is positive towards the image's right, which is the person's own left; pitch when the face looks up; roll
+    counter-clockwise in the image, towards the person's own right.
+    """
     yaw = np.arctan2(rotation[0, 2], rotation[2, 2])
     pitch = np.arcsin(np.clip(rotation[1, 2], -1, 1))
     roll = np.arctan2(rotation[1, 0], rotation[1, 1])
@@ -163,8 +151,7 @@ class FaceLandmarker:
             min_confidence: Least confidence, 0 to 1, of the detector and of the landmark model.
             use_fallbacks: If `detect` finds no face, try the image with a border, then its center. MediaPipe's
                 detector expects background around a face: of 500 FER+ images, which a face fills, it finds 91 %, with
-                the border 98 %. It also scales its input to 128 pixels, in which a face across a room is lost. The
-                `transform` of a face found so is relative to a camera that sees only that part.
+                the border 98 %. It also scales its input to 128 pixels, in which a face across a room is lost.
 
         Raises:
             ModelInvalid: The file is missing, differs from its SHA-256, or cannot be loaded.
@@ -230,7 +217,7 @@ class FaceLandmarker:
             Face(
                 landmarks=np.array([(point.x, point.y, point.z) for point in landmarks], dtype=np.float32),
                 blendshapes=np.array([category.score for category in blendshapes], dtype=np.float32),
-                transform=np.asarray(transform, dtype=np.float32),
+                roll=euler_angles(np.asarray(transform, dtype=np.float32))[2],
             )
             for landmarks, blendshapes, transform in zip(
                 result.face_landmarks, result.face_blendshapes, result.facial_transformation_matrixes, strict=True

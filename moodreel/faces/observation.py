@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from moodreel.faces.detector import FaceDetection
-from moodreel.faces.features import CropKind, FaceFeatures, extract_crop, extract_features
+from moodreel.faces.features import CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import Face
 
 _PATCH_SIDE = 64
@@ -40,9 +40,7 @@ def observe_face(rgb: np.ndarray, face: Face | FaceDetection, crop_kind: CropKin
     """
     patch = face_patch(rgb, face.box)
     return FaceObservation(
-        features=extract_features(rgb, face, crop_kind)
-        if isinstance(face, Face)
-        else extract_crop(rgb, face, crop_kind),
+        features=extract_features(rgb, face, crop_kind),
         sharpness=sharpness(patch),
         brightness=brightness(patch),
     )

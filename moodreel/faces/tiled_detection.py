@@ -15,7 +15,6 @@ frames of video nothing but faces was found; without the second detection, four 
 import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -36,24 +35,16 @@ CONTEXT_SCALE = 2.0
 Tile = tuple[int, int, int]
 """Left, top and side of a square in pixels."""
 
-_Item = TypeVar("_Item")
-_Result = TypeVar("_Result")
 
-
-class MapFunction(Protocol):
-    """Apply a function to items in order, as `map` and `Executor.map` do."""
-
-    def __call__(self, function: Callable[[_Item], _Result], items: Iterable[_Item], /) -> Iterable[_Result]:
-        """Return the result for each item."""
-
-
-def detect_tiled(landmarker: FaceLandmarker, rgb: np.ndarray, *, map_fn: MapFunction = map) -> tuple[Face, ...]:
+def detect_tiled(
+    landmarker: FaceLandmarker, rgb: np.ndarray, *, map_fn: Callable[..., Iterable[list[Face]]] = map
+) -> tuple[Face, ...]:
     """Detect the faces of an image, at most `MAX_FACES`; the largest box comes first.
 
     Args:
         landmarker: Runs on the whole image with its fallbacks, and once on each tile.
         rgb: uint8 (H, W, 3), RGB.
-        map_fn: That of a thread pool runs the tiles in parallel; the result is the same.
+        map_fn: `map`, or `Executor.map` to run the tiles in parallel; the result is the same.
     """
     height, width = rgb.shape[:2]
 

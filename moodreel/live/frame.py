@@ -9,7 +9,7 @@ from moodreel.errors import ImageTooBig, UnsupportedMedia
 from moodreel.faces.features import CropKind
 from moodreel.faces.landmarker import FaceLandmarker, box_area
 from moodreel.faces.observation import FaceObservation, observe_face
-from moodreel.faces.portrait import crop_portrait
+from moodreel.faces.person_check import crop_portrait
 from moodreel.faces.tracker import Box, shared_area
 from moodreel.media import image
 from moodreel.media.image import ImageLimits

@@ -139,11 +139,6 @@ class FrameScheduler:
             self._closed = True
             self._changed.notify_all()
 
-    @property
-    def sessions(self) -> int:
-        """Number of open sessions."""
-        return len(self._sessions)
-
     def _drop_pending(self, scheduled: ScheduledSession) -> None:
         if scheduled.pending is not None:
             scheduled.pending = None

@@ -4,18 +4,19 @@ import itertools
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
+from moodreel.faces.detector import FaceDetector
 from moodreel.faces.facial_actions import FacialActionExplainer
 from moodreel.faces.landmarker import FaceLandmarker
+from moodreel.faces.person_check import MAX_CHECKS, is_person
+from moodreel.faces.quality import is_clear
 from moodreel.faces.tracker import Box, Tracker
 from moodreel.live.frame import FrameDetections, FrameFace
 from moodreel.live.load_control import LoadController
 from moodreel.live.messages import LiveFace, SessionSettings
-from moodreel.live.person_check import PersonCheck
 from moodreel.live.smoothing import EmaSmoother
 from moodreel.models.predictor import FacePredictor, label_probabilities
 
@@ -28,21 +29,22 @@ recognized at once or 0.4 s later."""
 FALLBACK_INTERVAL_SECONDS = 0.5
 """Minimum time between two frames without a face that are searched with fallbacks."""
 
-_Observation = TypeVar("_Observation")
+CHECK_INTERVAL_SECONDS = 0.5
+"""Minimum time between two checks that one face is a person's. Each costs a third of a detection."""
 
 
-class SlidingWindow(Generic[_Observation]):
-    """Sliding window of observations of one face, resampled to `STEP_SECONDS`, the rate the models were trained at."""
+class SlidingWindow:
+    """Sliding window of embeddings of one face, resampled to `STEP_SECONDS`, the rate the models were trained at."""
 
     def __init__(self) -> None:
-        self._observations: deque[tuple[float, _Observation]] = deque()
+        self._observations: deque[tuple[float, torch.Tensor]] = deque()
         self._next_at = float("-inf")
 
-    def add(self, now: float, observation: _Observation) -> list[_Observation | None]:
+    def add(self, now: float, observation: torch.Tensor) -> list[torch.Tensor | None]:
         """Add an observation. Returns the window, None where the face was not detected; the last one is the newest."""
         while self._observations and now - self._observations[0][0] > WINDOW_SECONDS:
             self._observations.popleft()
-        window: list[_Observation | None] = []
+        window: list[torch.Tensor | None] = []
         times = [*(time for time, _ in self._observations), now]
         for (_, old), (time, following) in zip(self._observations, itertools.pairwise(times), strict=True):
             # The new observation replaces one that is hardly older.
@@ -57,11 +59,38 @@ class SlidingWindow(Generic[_Observation]):
         return [*window, observation]
 
 
+class PersonCheck:
+    """The checks of one face: when it appears, a few more times, and after that only while it does not pass."""
+
+    def __init__(self) -> None:
+        self._results: deque[bool] = deque(maxlen=MAX_CHECKS)
+        self._next_at = float("-inf")
+
+    def update(self, detector: FaceDetector, face: FrameFace, now: float) -> bool:
+        """Check the face in one more frame, if a check is due. Returns whether at least half of the checks passed.
+
+        Args:
+            detector: finds the face again.
+            face: the face in this frame.
+            now: monotonic time in seconds when the frame was received.
+        """
+        if now >= self._next_at and not (self._is_person and len(self._results) == MAX_CHECKS):
+            self._next_at = now + CHECK_INTERVAL_SECONDS
+            clear = is_clear([face.observation], [max(face.box[2:])])
+            self._results.append(is_person(detector, [face.portrait], clear=clear))
+        return self._is_person
+
+    @property
+    def _is_person(self) -> bool:
+        return 2 * sum(self._results) >= len(self._results)
+
+
 @dataclass
 class _TrackState:
     """The state of one face."""
 
-    window: SlidingWindow[torch.Tensor] = field(default_factory=SlidingWindow)
+    person_check: PersonCheck = field(default_factory=PersonCheck)
+    window: SlidingWindow = field(default_factory=SlidingWindow)
     probabilities: EmaSmoother = field(default_factory=EmaSmoother)
     blendshapes: EmaSmoother = field(default_factory=EmaSmoother)
 
@@ -95,7 +124,6 @@ class LiveSession:
         """Forget the faces of the video."""
         self._tracker = Tracker()
         self._tracks: dict[int, _TrackState] = {}
-        self._checks: dict[int, PersonCheck] = {}
         self._main: int | None = None
         self._fallbacks_at = 0.0
         self.model: FacePredictor | None = None
@@ -126,16 +154,15 @@ class LiveSession:
             self.model, self._tracks = predictor, {}
         active_ids = self._tracker.active_ids
         self._tracks = {track: state for track, state in self._tracks.items() if track in active_ids}
-        self._checks = {track: check for track, check in self._checks.items() if track in active_ids}
         people = [
             (track, face)
             for track, face in zip(tracks, detections.faces, strict=True)
-            if self._checks.setdefault(track, PersonCheck()).update(landmarker.detector, face, time)
+            if self._tracks.setdefault(track, _TrackState()).person_check.update(landmarker.detector, face, time)
         ]
         selected = self._select_faces(people)
         observations = predictor.embed_faces([face.observation.features for _, face in selected])
         windows = [
-            self._tracks.setdefault(track, _TrackState()).window.add(time, observation)
+            self._tracks[track].window.add(time, observation)
             for (track, _), observation in zip(selected, observations, strict=True)
         ]
         return tuple(

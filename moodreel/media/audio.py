@@ -4,8 +4,8 @@ As for video, `container` opens the file, and limits are enforced on what is dec
 a header are not trusted. A clip without audio is not an error: many have none.
 """
 
-import time as clock
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import av
@@ -14,8 +14,9 @@ from av.audio.stream import AudioStream
 from av.container import InputContainer
 
 from moodreel.errors import AudioCorrupt, AudioTooLong, MoodreelError, UnsupportedMedia
-from moodreel.media.container import audio_demuxer, open_container, typed_errors, video_demuxer
-from moodreel.media.timestamps import MAX_GAP, fills_gap
+from moodreel.media.container import MediaFile, audio_demuxer, typed_errors, video_demuxer
+from moodreel.media.timestamps import MAX_GAP
+from moodreel.media.video_decoder import VideoLimits
 
 SAMPLE_RATE = 16_000
 """Samples per second of decoded audio; voices have little above 8 kHz, the highest frequency this rate can hold."""
@@ -42,19 +43,6 @@ _BLOCK = SAMPLE_RATE // 50
 _MIN_AUDIBLE_BLOCKS = 5
 """Audible blocks, 0.1 s in all, that make audio not silent. No syllable is shorter; a click is, and so is the artifact
 that a codec makes where a DC offset begins or ends."""
-
-
-@dataclass(frozen=True)
-class AudioLimits:
-    """Limit the cost of the audio of one file; each limit is enforced on what is decoded.
-
-    Attributes:
-        seconds: Duration in seconds.
-        timeout_seconds: Wall-clock time for decoding, in seconds.
-    """
-
-    seconds: float = 60.0
-    timeout_seconds: float = 30.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +78,7 @@ class AudioClip:
         return np.pad(part, (before, count - before - len(part)))
 
 
-def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | None:
+def decode_audio(data: bytes, limits: VideoLimits | None = None) -> AudioClip | None:
     """Decode the audio of a clip or an audio file.
 
     Channels are mixed to mono as a player with one loudspeaker does, never louder than the loudest channel. Of several
@@ -106,13 +94,16 @@ def decode_audio(data: bytes, limits: AudioLimits | None = None) -> AudioClip | 
         AudioCorrupt: There is audio, but none of it can be decoded.
         AudioTooLong: A limit was reached.
     """
-    with typed_errors(audio_corrupt(), out_of_memory()):
-        return _decode_best_track(AudioFile(data, limits or AudioLimits()))
+    with audio_errors():
+        limits = limits or VideoLimits()
+        return _decode_best_track(open_file(data, limits), limits.seconds)
 
 
-def out_of_memory() -> AudioTooLong:
-    """Create the error for audio that needs more memory than there is."""
-    return AudioTooLong("The sound needs more memory than there is. Send a shorter one.")
+def audio_errors() -> AbstractContextManager[None]:
+    """Raise AudioCorrupt or AudioTooLong during a `with` block for what a library raises; see `typed_errors`."""
+    return typed_errors(
+        _audio_corrupt(), AudioTooLong("The sound needs more memory than there is. Send a shorter one.")
+    )
 
 
 def is_silent(samples: np.ndarray) -> bool:
@@ -122,44 +113,27 @@ def is_silent(samples: np.ndarray) -> bool:
     return int(audible.sum()) < _MIN_AUDIBLE_BLOCKS
 
 
-class AudioFile:
-    """A file in memory, and the limits of its audio. The timeout starts when the object is created."""
+def open_file(data: bytes, limits: VideoLimits) -> MediaFile:
+    """Prepare to read the audio of a file; the timeout starts here.
 
-    def __init__(self, data: bytes, limits: AudioLimits) -> None:
-        demuxer = audio_demuxer(data) or video_demuxer(data)
-        if demuxer is None:
-            raise UnsupportedMedia(
-                "This file has no sound that moodreel can read. Send WAV, FLAC, OGG, MP3, M4A or AAC, or a clip."
-            )
-        self._data = data
-        self._demuxer = demuxer
-        self.deadline = clock.monotonic() + limits.timeout_seconds
-        self.limits = limits
-
-    def open(self) -> InputContainer:
-        """Open the file from its start."""
-        return open_container(self._data, self._demuxer, self.check_deadline)
-
-    def check_deadline(self) -> None:
-        """Raise AudioTooLong once time is up."""
-        if clock.monotonic() > self.deadline:
-            raise AudioTooLong(
-                f"Reading the sound took more than {self.limits.timeout_seconds:g} seconds. Send a shorter one."
-            )
-
-    def has_video(self, start: float, stop: float) -> bool:
-        """Check whether there is video for half of the time between two container times in seconds."""
-        with self.open() as container:
-            stream = container.streams.best("video")
-            return stream is not None and fills_gap(container.demux(stream), start, stop)
+    Raises:
+        UnsupportedMedia: The first bytes are of no known format.
+    """
+    demuxer = audio_demuxer(data) or video_demuxer(data)
+    if demuxer is None:
+        raise UnsupportedMedia(
+            "This file has no sound that moodreel can read. Send WAV, FLAC, OGG, MP3, M4A or AAC, or a clip."
+        )
+    too_slow = AudioTooLong(f"Reading the sound took more than {limits.timeout_seconds:g} seconds. Send a shorter one.")
+    return MediaFile(data, demuxer, limits.timeout_seconds, too_slow)
 
 
-def _decode_best_track(file: AudioFile) -> AudioClip | None:
+def _decode_best_track(file: MediaFile, max_seconds: float) -> AudioClip | None:
     with file.open() as container:
         tracks = _tracks_by_quality(container)
     first_error: MoodreelError | None = None
     for track in tracks:
-        decoder = _TrackDecoder(file, track)
+        decoder = _TrackDecoder(file, track, max_seconds)
         try:
             samples = decoder.decode()
         except (UnsupportedMedia, AudioCorrupt) as error:
@@ -179,9 +153,10 @@ class _TrackDecoder:
         start: Time of the first sample in seconds by the file's clock; None where it has none.
     """
 
-    def __init__(self, file: AudioFile, track: int) -> None:
+    def __init__(self, file: MediaFile, track: int, max_seconds: float) -> None:
         self._file = file
         self._track = track
+        self._max_seconds = max_seconds
         self._chunks: list[np.ndarray] = []
         self._count = 0
         self._resampler: av.AudioResampler | None = None
@@ -227,7 +202,7 @@ class _TrackDecoder:
                     decoded += 1
                     yield frame
         if damaged and not decoded:
-            raise audio_corrupt()
+            raise _audio_corrupt()
 
     def _resample(self, frame: av.AudioFrame) -> None:
         rate, channels = frame.sample_rate, frame.layout.nb_channels
@@ -259,7 +234,7 @@ class _TrackDecoder:
         """Append silence up to a container time where nothing was recorded, so that audio and video stay in sync."""
         assert self.start is not None
         missing = time - self.start - self._skipped - self._count / SAMPLE_RATE
-        if missing > MAX_GAP and not self._file.has_video(time - missing, time):
+        if missing > MAX_GAP and not self._file.fills_gap("video", time - missing, time):
             self._skipped += missing
         elif missing > _MIN_GAP:
             self._check_duration(self._count / SAMPLE_RATE + missing)
@@ -272,9 +247,8 @@ class _TrackDecoder:
 
     def _check_duration(self, seconds: float) -> None:
         # Codecs work in blocks, so the last one may reach beyond the recording.
-        limit = self._file.limits.seconds
-        if seconds > limit + _MIN_GAP:
-            raise AudioTooLong(f"The sound runs longer than {limit:g} seconds. Send a shorter one.")
+        if seconds > self._max_seconds + _MIN_GAP:
+            raise AudioTooLong(f"The sound runs longer than {self._max_seconds:g} seconds. Send a shorter one.")
 
 
 def _tracks_by_quality(container: InputContainer) -> list[int]:
@@ -298,6 +272,5 @@ def _check_codec(stream: AudioStream) -> None:
         raise UnsupportedMedia("This sound's codec is not supported. Send AAC, Opus, Vorbis, MP3, FLAC or plain WAV.")
 
 
-def audio_corrupt() -> AudioCorrupt:
-    """Create the error for audio of which nothing can be decoded."""
+def _audio_corrupt() -> AudioCorrupt:
     return AudioCorrupt("The sound is damaged or incomplete: none of it can be decoded. Send it again.")

@@ -6,12 +6,16 @@ another file.
 """
 
 import io
+import math
+import time as clock
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import av
 from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Stream
 
 from moodreel.errors import MoodreelError, VideoTooBig
 from moodreel.media.boxes import HEIC_BRANDS
@@ -65,26 +69,72 @@ def audio_demuxer(data: bytes) -> str | None:
     return "mp3" if start else None
 
 
-def open_container(data: bytes, demuxer: str, check_deadline: Callable[[], None]) -> InputContainer:
-    """Open a file in memory.
+class MediaFile:
+    """A file in memory that is opened with FFmpeg, any number of times. A time limit starts when the object is created.
 
-    Args:
+    Attributes:
         data: Bytes of the file.
         demuxer: FFmpeg's name of the only demuxer to try.
-        check_deadline: Called at every read; raises once time is up.
-
-    Raises:
-        av.error.FFmpegError: The demuxer cannot read the file.
+        deadline: End of the time limit on the monotonic clock.
     """
-    container = av.open(
-        _DeadlineReader(data, check_deadline),
-        format=demuxer,
-        options={"codec_whitelist": "none"},  # decode nothing before the limits are set, even to guess parameters
-        io_open=_open_nothing_else,
-        metadata_errors="replace",
-    )
-    assert isinstance(container, InputContainer)
-    return container
+
+    def __init__(
+        self, data: bytes, demuxer: str, timeout_seconds: float = math.inf, too_slow: MoodreelError | None = None
+    ) -> None:
+        """Prepare to open a file; `too_slow` is what is raised after the time limit."""
+        self.data = data
+        self.demuxer = demuxer
+        self.deadline = clock.monotonic() + timeout_seconds
+        self._too_slow = too_slow
+
+    def check_deadline(self) -> None:
+        """Raise `too_slow` once time is up."""
+        if self._too_slow and clock.monotonic() > self.deadline:
+            raise self._too_slow
+
+    def open(self) -> InputContainer:
+        """Open the file from its start. The deadline is checked at every read.
+
+        Raises:
+            av.error.FFmpegError: The demuxer cannot read the file.
+        """
+        container = av.open(
+            _DeadlineReader(self.data, self.check_deadline),
+            format=self.demuxer,
+            options={"codec_whitelist": "none"},  # decode nothing before the limits are set, even to guess parameters
+            io_open=_open_nothing_else,
+            metadata_errors="replace",
+        )
+        assert isinstance(container, InputContainer)
+        return container
+
+    def packets(self, container: InputContainer, stream: Stream) -> Iterator["Packet[Stream]"]:
+        """Yield the packets of a stream up to where the file ends, even abruptly, and the empty one that flushes."""
+        packets, count = container.demux(stream), 0
+        while True:
+            try:
+                packet = next(packets, None)
+            except MoodreelError:
+                raise
+            except Exception:
+                if not count:
+                    raise
+                packet = Packet()  # the container ends abruptly: the packets before still count
+                packet.stream = stream
+            self.check_deadline()
+            if packet is None:
+                return
+            count += 1
+            yield packet
+
+    def fills_gap(self, kind: Literal["video", "audio"], start: float, stop: float) -> bool:
+        """Check whether a stream of a kind fills at least half of the seconds between two container times."""
+        with self.open() as container:
+            stream = container.streams.best(kind)
+            packets = self.packets(container, stream) if stream else ()
+            times = (float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None)
+            seconds = {math.floor(time) for time in times if start < time < stop}
+        return len(seconds) >= (stop - start) / 2
 
 
 @contextmanager

@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 
 from moodreel.errors import MoodreelError
-from moodreel.media.audio import AudioLimits, decode_audio
+from moodreel.media.audio import decode_audio
 from moodreel.media.video import ClipGeometry, Frame, LoopFrame, VideoReader
 from moodreel.media.video_decoder import MediaSpan, VideoLimits
 
@@ -46,12 +46,8 @@ _IGNORED_SIGNALS = ("SIGINT", "SIGTERM", "SIGQUIT", "SIGHUP", "SIGUSR1", "SIGUSR
 """Signals that a terminal, or systemd, sends to all processes. The worker still has to answer its open calls then."""
 
 
-@dataclass(frozen=True)
-class DecoderRequest:
-    """Name a method of `_Decoder` and its arguments."""
-
-    operation: str
-    arguments: dict[str, object]
+Request = tuple[str, dict[str, object]]
+"""The name of a method of `Decoder`, and its arguments."""
 
 
 @dataclass(frozen=True)
@@ -79,18 +75,12 @@ class Frames:
 
     Attributes:
         pixels: Of each.
-        end: The end of the clip, or an error, that followed them; None if more frames may follow.
+        end: What followed them: the end of the clip, whose geometry is known then, or an error. None if more frames may
+            follow.
     """
 
     pixels: tuple[Pixels, ...]
-    end: "End | Failure | None"
-
-
-@dataclass(frozen=True)
-class End:
-    """Report that a clip has been read to its end, and its geometry, which is known then."""
-
-    geometry: ClipGeometry
+    end: "ClipGeometry | Failure | None"
 
 
 @dataclass(frozen=True)
@@ -182,7 +172,7 @@ def _run_decoder(template: int, connection: int, mailbox: int) -> None:
         Path("/proc/self/oom_score_adj").write_text(_OOM_SCORE)
     ctypes.CDLL(None).mallopt(_M_TRIM_THRESHOLD, _TRIM_BYTES)
     ctypes.CDLL(None).mallopt(_M_MMAP_THRESHOLD, _MMAP_BYTES)
-    _Decoder(Connection(connection), mailbox).run()
+    Decoder(Connection(connection), mailbox).run()
 
 
 def _end_with_parent(parent: int) -> None:
@@ -201,22 +191,13 @@ def _run_and_exit(run: Callable[[], None]) -> NoReturn:
     os._exit(1)
 
 
-class _Decoder:
-    """Answer the requests of one worker; at most one clip is open."""
+class Decoder:
+    """Answer the requests of one worker: its public methods, except `run`. At most one clip is open."""
 
     def __init__(self, connection: Connection, mailbox: int) -> None:
         self._connection, self._mailbox = connection, mailbox
         self._reader: VideoReader | None = None
         self._frames: Iterator[Frame | LoopFrame] = iter(())
-        self._operations: dict[str, Callable[..., Reply]] = {
-            "open_video": self._open_video,
-            "restore": self._restore,
-            "probe_span": self._probe_span,
-            "read": self._read,
-            "next_frames": self._next_frames,
-            "close_video": self._close_video,
-            "decode_audio": self._decode_audio,
-        }
 
     def run(self) -> None:
         """Answer requests until the worker closes the connection."""
@@ -224,14 +205,15 @@ class _Decoder:
             if not self._connection.poll(_IDLE_SECONDS):
                 ctypes.CDLL(None).malloc_trim(0)
             try:
-                request = self._connection.recv()
+                operation, arguments = self._connection.recv()
             except EOFError:
                 return
-            self._connection.send(self._answer(request))
+            self._connection.send(self._answer(operation, arguments))
 
-    def _answer(self, request: DecoderRequest) -> Reply:
+    def _answer(self, operation: str, arguments: dict[str, object]) -> Reply:
         try:
-            return self._operations[request.operation](**request.arguments)
+            reply: Reply = getattr(self, operation)(**arguments)
+            return reply
         except MoodreelError as error:
             return _failure(error)
 
@@ -240,29 +222,28 @@ class _Decoder:
         assert self._reader is not None
         return self._reader
 
-    def _open_video(self, size: int, limits: VideoLimits, fps: float | None, cache_side: int | None) -> None:
-        self._reader = VideoReader(self._take(size), limits, fps=fps, cache_side=cache_side)
+    def open_video(self, size: int, limits: VideoLimits, **options: Any) -> None:
+        """Open the clip of `size` bytes in the mailbox; `options` are those of `VideoReader`."""
+        self._reader = VideoReader(self._take(size), limits, **options)
 
-    def _restore(self, geometry: ClipGeometry) -> None:
-        self._open_reader.restore(geometry)
-
-    def _probe_span(self) -> MediaSpan:
+    def probe_span(self) -> MediaSpan:
+        """See `VideoReader.probe_span`."""
         return self._open_reader.probe_span()
 
-    def _read(self, method: str, options: dict[str, object]) -> Reply:
+    def read(self, method: str, options: dict[str, object]) -> Frames:
         """Start to read frames by a method of the reader, and return the first ones."""
         self._frames = getattr(self._open_reader, method)(**options)
-        return self._next_frames()
+        return self.next_frames()
 
-    def _next_frames(self) -> Frames:
+    def next_frames(self) -> Frames:
+        """Return the next frames; their pixels are in the mailbox."""
         pixels: list[Pixels] = []
         offset = 0
         try:
             while len(pixels) < _FRAMES_AT_ONCE and offset < _BYTES_AT_ONCE:
                 frame = next(self._frames, None)
                 if frame is None:
-                    end = End(self._open_reader.geometry)
-                    return Frames(tuple(pixels), end)
+                    return Frames(tuple(pixels), self._open_reader.geometry)
                 array = frame.rgb if isinstance(frame, Frame) else frame.yuv.to_ndarray()
                 write_mailbox(self._mailbox, array.data, offset)
                 pixels.append(_describe(frame, array.shape, offset))
@@ -271,11 +252,13 @@ class _Decoder:
             return Frames(tuple(pixels), _failure(error))
         return Frames(tuple(pixels), None)
 
-    def _close_video(self) -> None:
+    def close_video(self) -> None:
+        """Free the clip and the mailbox."""
         self._reader, self._frames = None, iter(())
         os.ftruncate(self._mailbox, 0)
 
-    def _decode_audio(self, size: int, limits: AudioLimits) -> Reply:
+    def decode_audio(self, size: int, limits: VideoLimits) -> Samples | None:
+        """Decode the audio of the file of `size` bytes in the mailbox; the samples are in the mailbox then."""
         sound = decode_audio(self._take(size), limits)
         if sound is None:
             return None

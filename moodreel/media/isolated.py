@@ -4,7 +4,6 @@
 """
 
 import logging
-import math
 import os
 import signal
 import socket
@@ -12,29 +11,29 @@ import threading
 import time as clock
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import astuple
 from multiprocessing.connection import Connection
+from typing import Any
 
 import av
 import numpy as np
 
 from moodreel.errors import Overloaded
 from moodreel.media import audio
-from moodreel.media.audio import AudioClip, AudioLimits
-from moodreel.media.container import typed_errors
+from moodreel.media.audio import AudioClip
 from moodreel.media.decoder_process import (
-    DecoderRequest,
-    End,
     Failure,
     Frames,
     Pixels,
     Reply,
+    Request,
     Samples,
     fork_template,
     read_mailbox,
     write_mailbox,
 )
-from moodreel.media.video import ClipGeometry, Frame, LoopFrame, VideoReader, out_of_memory
-from moodreel.media.video_decoder import MediaSpan, VideoLimits, video_corrupt
+from moodreel.media.video import ClipGeometry, Frame, LoopFrame, VideoReader
+from moodreel.media.video_decoder import MediaSpan, VideoLimits, video_errors
 
 GRACE_SECONDS = 2.0
 """Time after the deadline in which a decoder process may end by itself."""
@@ -125,7 +124,7 @@ class _DecoderProcess:
         """Send a request and wait for the reply.
 
         Args:
-            operation: A method of the decoder process.
+            operation: A method of `decoder_process.Decoder`.
             deadline: Time on the monotonic clock; the process has `GRACE_SECONDS` more to end by itself.
             **arguments: Of the method.
 
@@ -137,7 +136,8 @@ class _DecoderProcess:
         """
         try:
             self._awaits_reply = True
-            self._connection.send(DecoderRequest(operation, arguments))
+            request: Request = operation, arguments
+            self._connection.send(request)
             if not self._connection.poll(max(0.0, deadline - clock.monotonic()) + GRACE_SECONDS):
                 self.end()
                 _log.warning("a decoder process was ended: it did not finish %s in time", operation)
@@ -169,83 +169,63 @@ class _DecoderProcess:
 class IsolatedVideoReader(VideoReader):
     """Read a clip as `VideoReader` does, in a decoder process, by one iterator at a time."""
 
-    def __init__(
-        self,
-        process: _DecoderProcess,
-        data: bytes,
-        limits: VideoLimits,
-        *,
-        fps: float | None = None,
-        cache_side: int | None = None,
-    ) -> None:
-        super().__init__(data, limits, fps=fps)
+    def __init__(self, process: _DecoderProcess, data: bytes, limits: VideoLimits, **options: Any) -> None:
+        super().__init__(data, limits, **options)
         self._process = process
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             process.put(data)
-            self._request("open_video", size=len(data), limits=limits, fps=fps, cache_side=cache_side)
-
-    def restore(self, geometry: ClipGeometry) -> None:
-        """See `VideoReader.restore`."""
-        super().restore(geometry)
-        with typed_errors(video_corrupt(), out_of_memory()):
-            self._request("restore", geometry=geometry)
+            self._request("open_video", size=len(data), limits=limits, **options)
 
     def probe_span(self) -> MediaSpan:
         """See `VideoReader.probe_span`."""
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             span = self._request("probe_span")
             assert isinstance(span, MediaSpan)
             return span
 
     def frames(
-        self,
-        *,
-        min_interval: float = 0.0,
-        min_frames: int = 0,
-        start: float = 0.0,
-        stop: float = math.inf,
-        max_side: int = 640,
+        self, *, min_interval: float = 0.0, min_frames: int = 0, max_side: int = 640
     ) -> Generator[Frame, None, None]:
         """See `VideoReader.frames`."""
-        options = {"min_interval": min_interval, "min_frames": min_frames, "start": start, "stop": stop}
-        return self._rgb_frames("frames", {**options, "max_side": max_side})
+        return self._rgb_frames("frames", min_interval=min_interval, min_frames=min_frames, max_side=max_side)
 
     def frames_at(self, times: Sequence[float], *, max_side: int = 640) -> Generator[Frame, None, None]:
         """See `VideoReader.frames_at`."""
-        return self._rgb_frames("frames_at", {"times": list(times), "max_side": max_side})
+        return self._rgb_frames("frames_at", times=list(times), max_side=max_side)
 
     def loop_frames(
-        self, *, start: float, stop: float, min_interval: float, max_side: int
+        self, *, start: float, stop: float, min_interval: float, max_side: int, size: tuple[int, int] | None = None
     ) -> Generator[LoopFrame, None, None]:
         """See `VideoReader.loop_frames`."""
-        options: dict[str, object] = {"start": start, "stop": stop, "min_interval": min_interval, "max_side": max_side}
-        for pixels, array in self._read("loop_frames", options):
+        for pixels, array in self._read(
+            "loop_frames", start=start, stop=stop, min_interval=min_interval, max_side=max_side, size=size
+        ):
             yuv = av.VideoFrame.from_ndarray(array, format="yuv420p")
             yuv.colorspace, yuv.color_range = pixels.colors
             yield LoopFrame(pixels.time, yuv)
 
-    def _rgb_frames(self, method: str, options: dict[str, object]) -> Generator[Frame, None, None]:
-        for pixels, array in self._read(method, options):
+    def _rgb_frames(self, method: str, **options: object) -> Generator[Frame, None, None]:
+        for pixels, array in self._read(method, **options):
             assert pixels.size is not None
             yield Frame(pixels.time, array, pixels.size)
 
-    def _read(self, method: str, options: dict[str, object]) -> Iterator[tuple[Pixels, np.ndarray]]:
-        with typed_errors(video_corrupt(), out_of_memory()):
+    def _read(self, method: str, **options: object) -> Iterator[tuple[Pixels, np.ndarray]]:
+        with video_errors():
             reply = self._request("read", method=method, options=options)
             while isinstance(reply, Frames):
                 for pixels in reply.pixels:
                     yield pixels, self._process.take(np.empty(pixels.shape, np.uint8), pixels.offset)
-                if isinstance(reply.end, End):
-                    super().restore(reply.end.geometry)
+                if isinstance(reply.end, ClipGeometry):
+                    self.duration, self.width, self.height = astuple(reply.end)
                     return
                 _raise_failure(reply.end)
                 reply = self._request("next_frames")
 
     def _request(self, operation: str, **arguments: object) -> Reply:
         try:
-            return self._process.request(operation, self._decoder.deadline, **arguments)
+            return self._process.request(operation, self._decoder.file.deadline, **arguments)
         except TimeoutError:
-            self._decoder.check_deadline()
+            self._decoder.file.check_deadline()
             raise
 
 
@@ -265,23 +245,21 @@ def start_template() -> None:
 
 
 @contextmanager
-def open_video(
-    data: bytes, limits: VideoLimits, *, fps: float | None = None, cache_side: int | None = None
-) -> Iterator[VideoReader]:
+def open_video(data: bytes, limits: VideoLimits, **options: Any) -> Iterator[VideoReader]:
     """Open a clip during a `with` block; arguments and errors as for `VideoReader`."""
     if _template is None:
-        yield VideoReader(data, limits, fps=fps, cache_side=cache_side)
+        yield VideoReader(data, limits, **options)
         return
     with _template.lend() as process:
-        yield IsolatedVideoReader(process, data, limits, fps=fps, cache_side=cache_side)
+        yield IsolatedVideoReader(process, data, limits, **options)
 
 
-def decode_audio(data: bytes, limits: AudioLimits) -> AudioClip | None:
+def decode_audio(data: bytes, limits: VideoLimits) -> AudioClip | None:
     """Decode the audio of a file; see `audio.decode_audio`."""
     if _template is None:
         return audio.decode_audio(data, limits)
-    file = audio.AudioFile(data, limits)
-    with _template.lend() as process, typed_errors(audio.audio_corrupt(), audio.out_of_memory()):
+    file = audio.open_file(data, limits)
+    with _template.lend() as process, audio.audio_errors():
         process.put(data)
         try:
             reply = process.request("decode_audio", file.deadline, size=len(data), limits=limits)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
-from moodreel.media.container import open_container, video_demuxer
+from moodreel.media.container import MediaFile, video_demuxer
 
 _TAGS = "com.apple.quicktime.creationdate", "creation_time", "date"
 """Names in FFmpeg, the best first: QuickTime's has the time zone of the camera; MP4's and Matroska's are in UTC."""
@@ -21,7 +21,7 @@ def recording_time(data: bytes) -> datetime | None:
     demuxer = video_demuxer(data)
     if demuxer is None:
         return None
-    with suppress(Exception), open_container(data, demuxer, lambda: None) as container:  # FFmpeg raises many kinds
+    with suppress(Exception), MediaFile(data, demuxer).open() as container:  # FFmpeg raises many kinds
         return _find_time(container.metadata)
     return None
 

@@ -12,13 +12,9 @@ still for some seconds, and a gap for which there is sound are not faults.
 
 import bisect
 import itertools
-import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median_low
-
-import av
-from av.stream import Stream
 
 MAX_GAP = 15.0
 """Seconds between two frames above which the gap may be a fault. A screen recording may show a still page so long."""
@@ -150,13 +146,6 @@ def correct_timestamps(
         time_base=time_base,
         has_sound=has_sound,
     )
-
-
-def fills_gap(packets: Iterable["av.Packet[Stream]"], start: float, stop: float) -> bool:
-    """Check whether packets of another stream fill at least half of the seconds between two container times."""
-    times = (float(packet.pts * packet.time_base) for packet in packets if packet.pts is not None)
-    seconds = {math.floor(time) for time in times if start < time < stop}
-    return len(seconds) >= (stop - start) / 2
 
 
 def _starts_anew(timestamps: Sequence[int | None], ascending: Sequence[int]) -> bool:

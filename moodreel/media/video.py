@@ -14,15 +14,16 @@ import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
+from typing import Any, TypeVar
 
 import av
 import numpy as np
 
 from moodreel.errors import VideoTooBig, VideoTooShort
-from moodreel.media.container import typed_errors
 from moodreel.media.frame_conversion import FrameConverter, FrameShape, display_matrix, yuv_planes
 from moodreel.media.timestamps import TIME_SLACK, FrameClock, FrameTimes
-from moodreel.media.video_decoder import MediaSpan, VideoDecoder, VideoLimits, video_corrupt
+from moodreel.media.video_decoder import MediaSpan, VideoDecoder, VideoLimits, video_errors
 
 CACHE_BYTES = 64 * 2**20
 """Most bytes of cached frames of one clip: eleven seconds at 480 × 270 pixels and 30 frames per second."""
@@ -36,6 +37,8 @@ _TimedFrame = tuple[float, av.VideoFrame, FrameShape]
 """Seconds since the first frame, the decoded frame, and its shape as it is stored."""
 _Choose = Callable[[list[float]], Iterable[float]]
 """Selects some of the times of frames, in seconds since the first frame, ascending."""
+_Timed = TypeVar("_Timed", bound=tuple[Any, ...])
+"""A tuple that begins with the time of a frame."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,7 +106,13 @@ class VideoReader:
     """
 
     def __init__(
-        self, data: bytes, limits: VideoLimits | None = None, *, fps: float | None = None, cache_side: int | None = None
+        self,
+        data: bytes,
+        limits: VideoLimits | None = None,
+        *,
+        fps: float | None = None,
+        cache_side: int | None = None,
+        geometry: ClipGeometry | None = None,
     ) -> None:
         """Prepare to read a clip; the timeout of its limits starts here.
 
@@ -114,6 +123,7 @@ class VideoReader:
             cache_side: Cache all frames of the first pass at this longest side in pixels if none of them can be
                 skipped, key frames are rare, and they fit into `CACHE_BYTES`. `loop_frames` of this size then decodes
                 nothing.
+            geometry: Known from another reader of the same bytes, so that a part can be read without reading the rest.
 
         Raises:
             UnsupportedMedia: The first bytes are of no known video format.
@@ -122,39 +132,23 @@ class VideoReader:
         self._shapes: dict[tuple[int, int], FrameShape] = {}  # by width and height of the stored frame
         self._cache_side = cache_side
         self._cache: list[_TimedFrame] | None = None
-        self.duration = 0.0
-        self.width = 0
-        self.height = 0
+        known = geometry or ClipGeometry(0.0, 0, 0)
+        self.duration, self.width, self.height = known.duration, known.width, known.height
 
     @property
     def geometry(self) -> ClipGeometry:
         """Duration and size; valid once `frames` has run to the end of the clip."""
         return ClipGeometry(self.duration, self.width, self.height)
 
-    def restore(self, geometry: ClipGeometry) -> None:
-        """Take over the geometry from another reader of the same bytes, so that a part can be read by itself.
-
-        Width and height may be others: `loop_frames` then makes frames of that size.
-        """
-        self.duration, self.width, self.height = geometry.duration, geometry.width, geometry.height
-
     def frames(
-        self,
-        *,
-        min_interval: float = 0.0,
-        min_frames: int = 0,
-        start: float = 0.0,
-        stop: float = math.inf,
-        max_side: int = 640,
+        self, *, min_interval: float = 0.0, min_frames: int = 0, max_side: int = 640
     ) -> Generator[Frame, None, None]:
-        """Read the clip once and yield its frames between two times.
+        """Read the clip once and yield its frames.
 
         Args:
             min_interval: Least time between two yielded frames in seconds; 0 yields every frame.
             min_frames: Sample a clip that is too short for this many frames more densely: this many frames spread over
                 its duration, and always its last.
-            start: Seconds since the first frame, inclusive.
-            stop: Seconds since the first frame, inclusive.
             max_side: Scale frames down to this longest side in pixels, never up. Each has its own proportions.
 
         Raises:
@@ -162,51 +156,36 @@ class VideoReader:
             VideoCorrupt, VideoTooShort: Nothing can be decoded, or there is no frame.
             VideoTooLong, VideoTooBig: A limit was reached; the frames before it have been yielded.
         """
-        with typed_errors(video_corrupt(), out_of_memory()):
-            converter = _Converters(max_side)
-            for timed in self._select(start, stop, min_interval, min_frames):
-                yield converter.to_frame(timed)
+        with video_errors():
+            sampling = _Sampling(min_interval, min_frames=min_frames, duration=self._decoder.frame_times().duration)
+            yield from _to_rgb(sampling.sample(self._decode(0.0, sampling.choose)), max_side)
 
     def loop_frames(
-        self, *, start: float, stop: float, min_interval: float, max_side: int
+        self, *, start: float, stop: float, min_interval: float, max_side: int, size: tuple[int, int] | None = None
     ) -> Generator[LoopFrame, None, None]:
-        """Read frames of a clip that was read to its end before, to encode them; arguments and errors as in `frames`.
+        """Read frames of a clip that was read to its end before, to encode them; errors as in `frames`.
 
-        The last frame up to `stop` is always included, even if it is closer than `min_interval` to the one before. All
-        have the size of the video, with black borders where a frame has other proportions.
+        The last frame up to `stop` is always included, even if it is closer than `min_interval` to the one before.
 
         Where frames are made much smaller, H.264 and HEVC are decoded without their loop filters. Measured on 10 s with
         a single key frame and at the lowest bit rates, the small frames have a PSNR of 42 dB or more.
+
+        Args:
+            start: Seconds since the first frame, inclusive.
+            stop: Seconds since the first frame, inclusive.
+            min_interval: As in `frames`.
+            max_side: As in `frames`.
+            size: (width, height) of all upright frames before they are scaled down, by default that of the video. A
+                frame of other proportions gets black borders.
         """
-        with typed_errors(video_corrupt(), out_of_memory()):
+        size = size or (self.width, self.height)
+        with video_errors():
+            sampling = _Sampling(min_interval, start=start, stop=stop, to_stop=True)
             cached = self._cache if max_side == self._cache_side else None
-            rough = max(self.width, self.height) >= _ROUGH_SCALE * max_side
-            converter = _Converters(max_side, (self.width, self.height))
-            for time, frame, shape in self._select(start, stop, min_interval, cached=cached, rough=rough, to_stop=True):
-                yield LoopFrame(time, converter[shape].to_yuv(frame))
-
-    def _select(
-        self,
-        start: float,
-        stop: float,
-        min_interval: float,
-        min_frames: int = 0,
-        *,
-        cached: list[_TimedFrame] | None = None,
-        rough: bool = False,
-        to_stop: bool = False,
-    ) -> Iterator[_TimedFrame]:
-        """Decode, or take from a cache, the frames that `frames` yields, and with `to_stop` the last up to `stop`."""
-        duration = self._decoder.frame_times().duration
-
-        def choose(times: Iterable[float]) -> list[float]:
-            planned = _Sampler(duration, start, min_interval, min_frames)
-            times = [time for time in times if time <= stop + TIME_SLACK]
-            return [time for time in times if planned.take(time)] + (times[-1:] if to_stop else [])
-
-        all_needed = min_interval <= 0 and start <= 0 and math.isinf(stop)
-        frames = cached or self._decode(start, None if all_needed else choose, rough=rough)
-        return _sample(frames, _Sampler(duration, start, min_interval, min_frames), stop, to_stop=to_stop)
+            rough = max(size) >= _ROUGH_SCALE * max_side
+            converter_of = _converters(max_side, size)
+            for time, frame, shape in sampling.sample(cached or self._decode(start, sampling.choose, rough=rough)):
+                yield LoopFrame(time, converter_of(shape).to_yuv(frame))
 
     def frames_at(self, times: Sequence[float], *, max_side: int = 640) -> Generator[Frame, None, None]:
         """Read the clip once, to its end, and yield the frames that a player shows at given times.
@@ -219,23 +198,8 @@ class VideoReader:
         Raises:
             UnsupportedMedia, VideoCorrupt, VideoTooShort, VideoTooLong, VideoTooBig: As `frames` does.
         """
-
-        def choose(frame_times: list[float]) -> list[float]:
-            shown = {bisect.bisect_right(frame_times, time + TIME_SLACK) - 1 for time in times}
-            return [frame_times[index] for index in shown]
-
-        with typed_errors(video_corrupt(), out_of_memory()):
-            converter = _Converters(max_side)
-            pending = deque(times)
-            last: _TimedFrame | None = None
-            for timed in self._decode(0.0, choose):
-                if last and pending and pending[0] < timed[0] - TIME_SLACK:
-                    yield converter.to_frame(last)
-                    while pending and pending[0] < timed[0] - TIME_SLACK:
-                        pending.popleft()
-                last = timed
-            if last and pending and pending[0] < self.duration:
-                yield converter.to_frame(last)
+        with video_errors():
+            yield from _to_rgb(self._shown_at(times), max_side)
 
     def probe_span(self) -> MediaSpan:
         """Measure start and duration by the timestamps of the packets, without decoding.
@@ -245,21 +209,39 @@ class VideoReader:
         Raises:
             UnsupportedMedia, VideoCorrupt, VideoTooLong: As `frames` does.
         """
-        with typed_errors(video_corrupt(), out_of_memory()):
+        with video_errors():
             return self._decoder.probe_span()
 
-    def _decode(self, start: float, choose: _Choose | None, *, rough: bool = False) -> Iterator[_TimedFrame]:
+    def _shown_at(self, times: Sequence[float]) -> Iterator[_TimedFrame]:
+        """Yield the frames that a player shows at given times."""
+
+        def choose(frame_times: list[float]) -> list[float]:
+            shown = {bisect.bisect_right(frame_times, time + TIME_SLACK) - 1 for time in times}
+            return [frame_times[index] for index in shown]
+
+        pending = deque(times)
+        last: _TimedFrame | None = None
+        for timed in self._decode(0.0, choose):
+            if last and pending and pending[0] < timed[0] - TIME_SLACK:
+                yield last
+                while pending and pending[0] < timed[0] - TIME_SLACK:
+                    pending.popleft()
+            last = timed
+        if last and pending and pending[0] < self.duration:
+            yield last
+
+    def _decode(self, start: float, choose: _Choose, *, rough: bool = False) -> Iterator[_TimedFrame]:
         """Yield decoded frames from near `start` on; seeks only in a clip that was read before.
 
         Args:
             start: Seconds since the first frame.
-            choose: Selects the frames that must be decoded; None for all. Others may come too.
+            choose: Selects the frames that must be decoded. Others may come too.
             rough: See `VideoDecoder.frames`.
         """
         times = self._decoder.frame_times()
         if times.count > self._decoder.limits.frames:
             self._decoder.refuse_long()
-        needed = self._needed(times, choose) if choose and times.by_pts else None
+        needed = self._needed(times, choose) if times.by_pts else None
         if start > 0 and self.duration and times.by_pts:
             frames = self._decoder.frames(seek_to=times.seek_time(start), needed=needed, rough=rough)
             first = next(frames, None)
@@ -322,36 +304,25 @@ class VideoReader:
         return self._shapes[size]
 
 
-def out_of_memory() -> VideoTooBig:
-    """Create the error for a video that needs more memory than there is."""
-    return VideoTooBig("The video needs more memory than there is. Record at a lower size and send it again.")
+def _converters(max_side: int, canvas: tuple[int, int] | None = None) -> Callable[[FrameShape], FrameConverter]:
+    """Return a function that makes a converter for each shape, once; arguments as in `FrameConverter`."""
+    return cache(lambda shape: FrameConverter(shape, max_side, canvas))
 
 
-class _Converters(dict[FrameShape, FrameConverter]):
-    """The converter of each shape of frames."""
-
-    def __init__(self, max_side: int, canvas: tuple[int, int] | None = None) -> None:
-        """Create none yet; arguments as in `FrameConverter`."""
-        super().__init__()
-        self._max_side, self._canvas = max_side, canvas
-
-    def __missing__(self, shape: FrameShape) -> FrameConverter:
-        self[shape] = FrameConverter(shape, self._max_side, self._canvas)
-        return self[shape]
-
-    def to_frame(self, timed: _TimedFrame) -> Frame:
-        time, frame, shape = timed
-        return Frame(time, self[shape].to_rgb(frame), shape.size)
+def _to_rgb(frames: Iterable[_TimedFrame], max_side: int) -> Iterator[Frame]:
+    converter_of = _converters(max_side)
+    for time, frame, shape in frames:
+        yield Frame(time, converter_of(shape).to_rgb(frame), shape.size)
 
 
 def _copy_small(frames: Iterable[_TimedFrame], max_side: int) -> Generator[_TimedFrame, None, list[_TimedFrame] | None]:
     """Pass frames on, and return small copies, still in YUV, if all of them fit into `CACHE_BYTES`."""
-    converter = _Converters(max_side)
+    converter_of = _converters(max_side)
     copies: list[_TimedFrame] = []
     size = 0
     for time, frame, shape in frames:
         if size <= CACHE_BYTES:
-            small = converter[shape].scale_compactly(frame)
+            small = converter_of(shape).scale_compactly(frame)
             size += sum(plane.buffer_size for plane in small.planes)
             copies.append((time, small, shape))
         else:
@@ -360,39 +331,48 @@ def _copy_small(frames: Iterable[_TimedFrame], max_side: int) -> Generator[_Time
     return copies or None
 
 
-class _Sampler:
-    """Sample frames by time; see `VideoReader.frames`."""
+@dataclass(frozen=True)
+class _Sampling:
+    """Which frames to take, by their times; see `VideoReader.frames` and `VideoReader.loop_frames`.
 
-    def __init__(self, duration: float, start: float, min_interval: float, min_frames: int) -> None:
-        self._duration = duration
-        self._start = self._due = start
-        self._min_interval = min_interval
-        self._min_frames = min_frames
-        self._count = 0
-        self.is_short = duration < min_frames * min_interval
+    Attributes:
+        min_interval: Least seconds between two frames.
+        start: Seconds, inclusive.
+        stop: Seconds, inclusive.
+        min_frames: Least number of frames of a short clip.
+        duration: Seconds of the clip; it is short if it has fewer than `min_frames` at `min_interval`.
+        to_stop: Whether to take the last frame up to `stop` in any case, as of a short clip.
+    """
 
-    def take(self, time: float) -> bool:
-        """Return whether to sample the frame at `time`, later than that of the last call."""
-        if time < self._due - TIME_SLACK:
-            return False
-        self._count += 1
-        if self.is_short and self._count < self._min_frames:
-            # Fractions of the clip, not intervals: an interval is rounded up to whole frames each time, which would
-            # give far fewer than `min_frames`.
-            self._due = self._start + self._duration * self._count / self._min_frames
-        else:
-            self._due = time + self._min_interval
-        return True
+    min_interval: float
+    start: float = 0.0
+    stop: float = math.inf
+    min_frames: int = 0
+    duration: float = 0.0
+    to_stop: bool = False
 
+    def choose(self, times: list[float]) -> list[float]:
+        """Return the times that are taken; see `_Choose`."""
+        return [time for (time,) in self.sample((time,) for time in times)]
 
-def _sample(frames: Iterable[_TimedFrame], sampler: _Sampler, stop: float, *, to_stop: bool) -> Iterator[_TimedFrame]:
-    """Yield the sampled frames, and the last of a short clip, or up to `stop`."""
-    skipped: _TimedFrame | None = None
-    for timed in itertools.takewhile(lambda timed: timed[0] <= stop + TIME_SLACK, frames):
-        if sampler.take(timed[0]):
+    def sample(self, frames: Iterable[_Timed]) -> Iterator[_Timed]:
+        """Yield the frames that are taken."""
+        is_short = self.duration < self.min_frames * self.min_interval
+        due, count = self.start, 0
+        skipped: _Timed | None = None
+        for timed in itertools.takewhile(lambda timed: timed[0] <= self.stop + TIME_SLACK, frames):
+            time = timed[0]
+            if time < due - TIME_SLACK:
+                skipped = timed
+                continue
             skipped = None
+            count += 1
+            if is_short and count < self.min_frames:
+                # Fractions of the clip, not intervals: an interval is rounded up to whole frames each time, which would
+                # give far fewer than `min_frames`.
+                due = self.start + self.duration * count / self.min_frames
+            else:
+                due = time + self.min_interval
             yield timed
-        else:
-            skipped = timed
-    if skipped and (to_stop or sampler.is_short):
-        yield skipped
+        if skipped and (self.to_stop or is_short):
+            yield skipped

@@ -4,10 +4,11 @@ Durations, frame counts and sizes of a header are not trusted: limits count what
 """
 
 import math
-import time as clock
 from collections.abc import Collection, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import partial
 from typing import NamedTuple, NoReturn, cast
 
 import av
@@ -17,16 +18,15 @@ from av.stream import Stream
 from av.video.stream import VideoStream
 
 from moodreel.errors import (
-    MoodreelError,
     NoVideoStream,
     UnsupportedMedia,
     VideoCorrupt,
     VideoTooBig,
     VideoTooLong,
 )
-from moodreel.media.container import open_container, video_demuxer
+from moodreel.media.container import MediaFile, typed_errors, video_demuxer
 from moodreel.media.crop import Cropper, find_crop
-from moodreel.media.timestamps import FrameTimes, correct_timestamps, fills_gap
+from moodreel.media.timestamps import FrameTimes, correct_timestamps
 
 CODECS = {
     "h264": "H.264",
@@ -65,7 +65,7 @@ _FALLBACK_FPS = 30.0
 
 @dataclass(frozen=True)
 class VideoLimits:
-    """Limit the cost of one clip; each limit is enforced on what is decoded.
+    """Limit the cost of one clip; each limit is enforced on what is decoded. Its sound has the two limits of time.
 
     Attributes:
         seconds: Duration in seconds.
@@ -93,8 +93,8 @@ class VideoDecoder:
     """Decode the main video stream of one file, any number of times.
 
     Attributes:
-        limits: Enforced here: frame size and timeout. The reader enforces duration, frame count and total pixels.
-        deadline: End of the timeout on the monotonic clock.
+        file: Enforces the timeout.
+        limits: Enforced here: frame size. The reader enforces duration, frame count and total pixels.
         pixel_aspect: Width of a pixel by its height; known once decoding has started.
         can_skip: Whether the timestamps tell the order of the frames, there are B-frames, and the codec's decoder can
             skip those that no other frame refers to; known after `frame_times`.
@@ -117,10 +117,12 @@ class VideoDecoder:
             raise UnsupportedMedia(
                 "This is not a video that moodreel reads. Send MP4, MOV, WebM, MKV, AVI, 3GP or GIF."
             )
-        self._data = data
-        self._demuxer = demuxer
+        too_slow = VideoTooLong(
+            f"Reading the video took more than {limits.timeout_seconds:g} seconds. "
+            "Send a shorter one or record at a lower size."
+        )
+        self.file = MediaFile(data, demuxer, limits.timeout_seconds, too_slow)
         self._default_fps = _plausible_fps(fps) or _FALLBACK_FPS
-        self.deadline = clock.monotonic() + limits.timeout_seconds
         self._times: FrameTimes | None = None
         self._order: list[tuple[int, bool]] = []  # timestamp of each frame, and whether it is a key frame, as decoded
         self.limits = limits
@@ -143,15 +145,16 @@ class VideoDecoder:
         Raises:
             UnsupportedMedia: The codec is not decoded here.
             NoVideoStream: There is no video stream.
-            VideoCorrupt: There are frames, but none can be decoded.
             VideoTooBig, VideoTooLong: A limit was reached.
+            Exception: What a library raised for the container, or for the last frame if none can be decoded; see
+                `video_errors`.
         """
         decoded, damage = 0, None
-        with self._open() as container:
+        with self.file.open() as container:
             stream = _main_stream(container)
             codec = _alpha_decoder(stream) or stream.codec_context
             colors = _StreamColors(stream.codec_context)
-            crop = find_crop(self._data, self._demuxer, stream.index)
+            crop = find_crop(self.file.data, self.file.demuxer, stream.index)
             cropper = Cropper(crop) if crop else None
             header_size = self._start(stream, codec)
             if seek_to is None and header_size[0] * header_size[1] <= _ONE_THREAD_PIXELS:
@@ -161,7 +164,7 @@ class VideoDecoder:
             if seek_to is not None:
                 container.seek(math.floor(seek_to / (stream.time_base or 1)), stream=stream)
             unneeded = self._before_key_frames(needed) if needed is not None else set[int]()
-            for packet in self._packets(container, stream):
+            for packet in self.file.packets(container, stream):
                 if packet.pts in unneeded:
                     continue
                 frames = self._decode_packet(codec, packet, needed)
@@ -176,7 +179,7 @@ class VideoDecoder:
                     yield cropped
             if damage and not decoded:
                 self._check_frame_size(*header_size)  # a decoder that refused a huge frame may not have kept its size
-                raise video_corrupt() from damage
+                raise damage
 
     def _decode_packet(
         self, codec: av.VideoCodecContext, packet: "Packet[Stream]", needed: Collection[int] | None
@@ -211,7 +214,7 @@ class VideoDecoder:
         """Measure start and duration by the timestamps of the packets, without decoding.
 
         Raises:
-            UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong: As `frames` does.
+            UnsupportedMedia, NoVideoStream, VideoTooLong, Exception: As `frames` does.
         """
         times = self.frame_times()
         if times.duration - times.usual_gap > self.limits.seconds:
@@ -222,29 +225,26 @@ class VideoDecoder:
         """Read the timestamps of all packets, without decoding, and compute the time of each frame.
 
         Raises:
-            UnsupportedMedia, NoVideoStream, VideoCorrupt, VideoTooLong: As `frames` does.
+            UnsupportedMedia, NoVideoStream, VideoTooLong, Exception: As `frames` does.
         """
         if self._times is None:
-            with self._open() as container:
+            with self.file.open() as container:
                 stream = _main_stream(container)
-                shown = (packet for packet in self._packets(container, stream) if packet.size and not packet.is_discard)
+                shown = (
+                    packet for packet in self.file.packets(container, stream) if packet.size and not packet.is_discard
+                )
                 order = [(packet.pts, packet.is_keyframe) for packet in shown]
                 codec = stream.codec_context.codec.canonical_name
                 fps = _plausible_fps(stream.average_rate) or self._default_fps
                 time_base = float(stream.time_base or 0)
             timestamps = [pts for pts, _ in order]
-            self._times = correct_timestamps(timestamps, time_base, fps=fps, has_sound=self._has_sound)
+            has_sound = partial(self.file.fills_gap, "audio")
+            self._times = correct_timestamps(timestamps, time_base, fps=fps, has_sound=has_sound)
             # Frames in order of decoding are no B-frames, and then nearly all encoders refer to every frame.
             self.can_skip = codec in _SKIPPING_CODECS and list(self._times.by_pts) not in ([], timestamps)
             self._order = [(pts, is_key) for pts, is_key in order if pts is not None and pts in self._times.by_pts]
             self.key_interval = self._times.duration / max(1, sum(is_key for _, is_key in order))
         return self._times
-
-    def _has_sound(self, start: float, stop: float) -> bool:
-        """Check whether there is sound for half of the time between two container times in seconds."""
-        with self._open() as container:
-            stream = container.streams.best("audio")
-            return stream is not None and fills_gap(self._packets(container, stream), start, stop)
 
     def refuse_long(self) -> NoReturn:
         """Raise VideoTooLong for the limits of duration and frame count."""
@@ -252,25 +252,6 @@ class VideoDecoder:
             f"The video runs longer than {self.limits.seconds:g} seconds or {self.limits.frames} frames. "
             "Send a shorter one."
         )
-
-    def _packets(self, container: InputContainer, stream: Stream) -> Iterator["Packet[Stream]"]:
-        """Yield the packets of a stream up to where the file ends, even abruptly, and the empty one that flushes."""
-        packets, count = container.demux(stream), 0
-        while True:
-            try:
-                packet = next(packets, None)
-            except MoodreelError:
-                raise
-            except Exception:
-                if not count:
-                    raise
-                packet = Packet()  # the container ends abruptly: the packets before still count
-                packet.stream = stream
-            self.check_deadline()
-            if packet is None:
-                return
-            count += 1
-            yield packet
 
     def _start(self, stream: VideoStream, context: av.VideoCodecContext) -> tuple[int, int]:
         """Set the decoder up; return the frame size that the header gives."""
@@ -282,17 +263,6 @@ class VideoDecoder:
         # FFmpeg rounds both sides up before it compares; `_check_frame_size` is exact.
         context.options = {"max_pixels": str(2 * self.limits.frame_pixels + 2**16)}
         return header_size
-
-    def _open(self) -> InputContainer:
-        return open_container(self._data, self._demuxer, self.check_deadline)
-
-    def check_deadline(self) -> None:
-        """Raise VideoTooLong once time is up."""
-        if clock.monotonic() > self.deadline:
-            raise VideoTooLong(
-                f"Reading the video took more than {self.limits.timeout_seconds:g} seconds. "
-                "Send a shorter one or record at a lower size."
-            )
 
     def _check_frame_size(self, width: int, height: int) -> None:
         if width * height > self.limits.frame_pixels:
@@ -347,6 +317,9 @@ def _plausible_fps(fps: Fraction | float | None) -> float | None:
     return float(fps) if fps and 0.1 <= fps <= 1000 else None
 
 
-def video_corrupt() -> VideoCorrupt:
-    """Create the error for a video in which nothing can be decoded."""
-    return VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again.")
+def video_errors() -> AbstractContextManager[None]:
+    """Raise VideoCorrupt or VideoTooBig during a `with` block for what a library raises; see `typed_errors`."""
+    return typed_errors(
+        VideoCorrupt("The video is damaged or incomplete: nothing in it can be decoded. Send it again."),
+        VideoTooBig("The video needs more memory than there is. Record at a lower size and send it again."),
+    )

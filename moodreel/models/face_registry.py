@@ -5,7 +5,7 @@ from pathlib import Path
 
 from moodreel.errors import ModelInvalid
 from moodreel.models.huggingface import image
-from moodreel.models.model_card import DIARY, FACE, ModelCard, emotimesh_card, read_card, validate_card
+from moodreel.models.model_card import DIARY, FACE, emotimesh_card, read_card
 from moodreel.models.networks.base import FaceNetwork, fuse_batchnorm
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
@@ -68,11 +68,7 @@ def load_face_model(path: Path, *, device: str = "cpu", fuse: bool = True, prior
 
 def _load_huggingface(folder: Path, device: str, *, fuse: bool, prior: str) -> FacePredictor:
     architecture, labels = image.read_architecture(folder), image.read_labels(folder)
-    card_path = folder / CARD_FILE
-    if card_path.is_file():
-        card = read_card(card_path, architecture=architecture, labels=labels)
-    else:
-        card = validate_card(ModelCard(name=folder.resolve().name, architecture=architecture, labels=labels))
+    card = read_card(folder / CARD_FILE, name=folder.resolve().name, architecture=architecture, labels=labels)
     network = image.read_network(folder)
     if len(card.labels) != network.classes:
         raise ModelInvalid(f"{card.name!r} has {len(card.labels)} labels for {network.classes} outputs; correct them.")

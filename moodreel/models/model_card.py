@@ -52,7 +52,7 @@ class Prior:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """The content of a model.json; every attribute is a key of it.
+    """What is read of a model.json; every attribute is a key of it. Other keys are documentation.
 
     Attributes:
         name: Unique name of the model, by which callers choose it; by default that of its folder.
@@ -77,8 +77,6 @@ class ModelCard:
             this modality, instead of `temperature`; above 0, `temperature` for modalities not named.
         commercial: False if the license of the weights or of their training data forbids commercial use.
         sha256: Of the weights file, in hexadecimal; empty to skip the check.
-        input: Description of the input, for documentation.
-        normalisation: Description of the input normalization, for documentation.
         metrics: Measured results, each with its command and data set, for documentation.
         data: Training data, for documentation.
         licence: License of the weights, for documentation.
@@ -101,8 +99,6 @@ class ModelCard:
     modality_temperatures: Mapping[str, float] = field(default_factory=dict)
     commercial: bool = True
     sha256: str = ""
-    input: str = ""
-    normalisation: str = ""
     metrics: tuple[Mapping[str, object], ...] = ()
     data: str = ""
     licence: str = ""
@@ -113,14 +109,15 @@ def read_card(path: Path, **defaults: object) -> ModelCard:
 
     Args:
         path: The file.
-        defaults: Fields for keys that it lacks. Without them the name is the folder's, and the architecture is
-            EmotiMesh-Net.
+        defaults: Fields for keys that it lacks; if labels are among them, there need not be a file. Without them the
+            name is the folder's, and the architecture is EmotiMesh-Net.
 
     Raises:
         ModelInvalid: The file is missing, is not JSON, or has values that cannot be used.
     """
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
+        is_needed = path.is_file() or "labels" not in defaults
+        fields = json.loads(path.read_text(encoding="utf-8")) if is_needed else {}
         fields = {"name": path.parent.name, "architecture": EMOTIMESH, **defaults} | fields
         fields["labels"] = tuple(fields["labels"])
         fields["metrics"] = tuple(fields.get("metrics", ()))
@@ -131,26 +128,21 @@ def read_card(path: Path, **defaults: object) -> ModelCard:
         raise ModelInvalid(
             f"The model.json of {path.parent.name!r} needs at least labels, as JSON; correct it."
         ) from error
-    return validate_card(card)
+    if problem := _problem(card):
+        raise ModelInvalid(f"The model.json of {card.name!r} needs {problem}; correct it.")
+    return card
 
 
 def _read_priors(values: object) -> object:
-    """Return the calibrations of a JSON object, None for a missing number. `validate_card` rejects anything else."""
+    """Return the calibrations of a JSON object, None for a missing number. `_problem` rejects anything else."""
     if not isinstance(values, dict) or not all(isinstance(value, dict) for value in values.values()):
         return values
     names = Prior.__dataclass_fields__
     return {prior: Prior(**{name: value.get(name) for name in names}) for prior, value in values.items()}
 
 
-def validate_card(card: ModelCard) -> ModelCard:
-    """Return the card if its values can be used. Raises ModelInvalid."""
-    problem = _problem(card)
-    if problem:
-        raise ModelInvalid(f"The model.json of {card.name!r} needs {problem}; correct it.")
-    return card
-
-
 def _problem(card: ModelCard) -> str | None:
+    """Return what a card needs; None if its values can be used."""
     usable = all(map(_is_positive, (card.temperature, card.moment_temperature)))
     if not usable or not all(isinstance(v, str) for v in card.labels) or len(set(card.labels)) != len(card.labels):
         return "temperatures above 0 and labels that differ"
@@ -215,10 +207,4 @@ def read_kind(path: Path) -> str:
 
 def emotimesh_card(name: str) -> ModelCard:
     """Return the card for a checkpoint without a model.json: EmotiMesh-Net as it was trained."""
-    return ModelCard(
-        name=name,
-        architecture=EMOTIMESH,
-        labels=EMOTIMESH_TRAINED_ORDER,
-        input="x, y, z of MediaPipe's first 468 landmarks, relative to the image, in 15 frames spread over the clip",
-        normalisation="none",
-    )
+    return ModelCard(name=name, architecture=EMOTIMESH, labels=EMOTIMESH_TRAINED_ORDER)

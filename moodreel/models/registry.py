@@ -38,15 +38,7 @@ class HasModelInfo(Protocol):
 
 
 Model = TypeVar("Model", bound=HasModelInfo)
-LoadedModel = TypeVar("LoadedModel", bound=HasModelInfo, covariant=True)
 Network = TypeVar("Network", bound=nn.Module)
-
-
-class ModelLoader(Protocol[LoadedModel]):
-    """A function that loads a model."""
-
-    def __call__(self, path: Path, *, device: str) -> LoadedModel:
-        """Load a model from its folder or weights file. Raises ModelInvalid."""
 
 
 class ModelRegistry(Generic[Model]):
@@ -56,14 +48,16 @@ class ModelRegistry(Generic[Model]):
         default: Name of the model that `get` returns when none is named.
     """
 
-    def __init__(self, root: Path, *, kind: str, loader: ModelLoader[Model], default: str, device: str = "cpu") -> None:
+    def __init__(
+        self, root: Path, *, kind: str, loader: Callable[..., Model], default: str, device: str = "cpu"
+    ) -> None:
         """Make a registry; models are loaded later.
 
         Args:
             root: Folder that holds one folder for each model: `model.json`, `weights.safetensors`, `CARD.md`. Models
                 of another kind in it are ignored.
             kind: One of `moodreel.models.model_card.KINDS`.
-            loader: Loads one model.
+            loader: Loads one model, by the path of its folder or weights file and the argument `device`.
             default: Name of the default model.
             device: Torch device, as `resolve_device` returns it.
         """

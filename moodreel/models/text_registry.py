@@ -11,7 +11,7 @@ from moodreel.emotions import EKMAN
 from moodreel.errors import ModelInvalid
 from moodreel.models.checkpoint import load_state_dict, read_weights
 from moodreel.models.huggingface import image, text
-from moodreel.models.model_card import TEXT, JsonObject, ModelCard, read_card, validate_card
+from moodreel.models.model_card import TEXT, ModelCard, read_card
 from moodreel.models.networks.minilm import MiniLM
 from moodreel.models.networks.text_base import TextClassifier
 from moodreel.models.predictor import ModelInfo
@@ -130,14 +130,8 @@ def load_text_model(path: Path, *, device: str = "cpu") -> TextPredictor:
 
 
 def _load_huggingface(folder: Path, device: str) -> TextPredictor:
-    defaults: JsonObject = {
-        "kind": TEXT,
-        "architecture": text.ARCHITECTURE,
-        "labels": EKMAN,
-        "name": folder.resolve().name,
-    }
-    card_path = folder / CARD_FILE
-    card = read_card(card_path, **defaults) if card_path.is_file() else validate_card(ModelCard(**defaults))
+    name = folder.resolve().name
+    card = read_card(folder / CARD_FILE, name=name, architecture=text.ARCHITECTURE, labels=EKMAN, kind=TEXT)
     validate_text_card(card)
     network = text.read_text_network(folder)
     tokenizer = WindowedTokenizer(text.read_text_tokenizer(folder), network.max_tokens)

@@ -13,10 +13,8 @@ import numpy as np
 
 from moodreel.errors import ModelMissing, ModelNotFound, NonCommercialModel
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.models import mock as mocking
 from moodreel.models.audiovisual_registry import AudioVisualPredictor, audiovisual_model_registry
-from moodreel.models.mock import MockPredictor
-from moodreel.models.model_card import MODALITIES
+from moodreel.models.mock import MOCK_NAME, MockPredictor
 from moodreel.models.predictor import ModelInfo, resolve_device
 from moodreel.models.registry import ModelRegistry
 from moodreel.pipelines import clip_sampler
@@ -195,7 +193,7 @@ class AudioVisualPipeline:
         return self.models.get(name)
 
     def _mock(self, data: bytes, model: str | None) -> MockPredictor:
-        if model not in (None, mocking.MOCK_NAME):
+        if model not in (None, MOCK_NAME):
             raise ModelNotFound(f"There is no model {model!r} while answers are made up (EMO_MOCK=1); leave it out.")
         return MockPredictor(data)
 
@@ -230,11 +228,10 @@ def _aggregate(
         )
         for start, (probabilities, modalities) in zip(clip.starts, predictions, strict=True)
     )
-    used = {name for window in windows for name in window.modalities}
     return AudioVisualResult(
         labels=model.labels,
         probabilities=tuple(map(float, np.mean([probabilities for probabilities, _ in predictions], axis=0))),
-        modalities=tuple(name for name in MODALITIES if name in used),
+        modalities=clip.modalities,
         missing=dict(clip.missing),
         windows=windows,
         seconds=clip.seconds,

@@ -8,16 +8,17 @@ direction is smooth. A loop of a moment never crosses a hard cut.
 import itertools
 import math
 from collections import deque
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import av
 import cv2
 import numpy as np
 
 from moodreel.media.frame_conversion import rgb_to_yuv
 from moodreel.media.timestamps import TIME_SLACK
 from moodreel.media.video import LoopFrame, VideoReader
-from moodreel.pipelines.face_crop import FaceCrop
+from moodreel.pipelines.geometry import PixelBox
+from moodreel.pipelines.loop_crop import ASPECTS, LoopCrop
 from moodreel.pipelines.loop_encoders import ENCODERS, encode_poster, forward_and_back
 
 OUTPUTS = tuple(ENCODERS)
@@ -37,7 +38,7 @@ class LoopOptions:
         size: longest side in pixels.
         output: one of `OUTPUTS`.
         moment: one of `LOOP_SECTIONS`.
-        aspect: one of `face_crop.ASPECTS`.
+        aspect: one of `loop_crop.ASPECTS`.
     """
 
     duration: float = 3.0
@@ -98,23 +99,42 @@ class BoomerangClip:
 
 
 def make_boomerang(
-    reader: VideoReader, peak: float, loop: LoopOptions, *, crop: FaceCrop | None = None
+    reader: VideoReader,
+    peak: float,
+    loop: LoopOptions,
+    *,
+    size: tuple[int, int] | None = None,
+    faces: Sequence[tuple[float, PixelBox]] = (),
 ) -> BoomerangClip:
     """Make a boomerang of a video around `peak`, or of the whole video.
 
     Args:
         reader: a video that has been read to its end once.
         peak: time in seconds at which the loop turns, if the video is long enough.
-        loop: how to make it; `crop` replaces its aspect. A shorter video gives a shorter loop. If the whole video is
-            shown, and is longer than half of the loop, it is sped up.
-        crop: the window of the frames to show; None for all of them.
+        loop: how to make it. A shorter video gives a shorter loop. If the whole video is shown, and is longer than half
+            of the loop, it is sped up.
+        size: see `VideoReader.loop_frames`.
+        faces: the face to show if the aspect is not that of the video, see `LoopCrop`; boxes are in pixels of `size`.
     """
-    size = crop.frame_side(loop.size, reader.width, reader.height) if crop else loop.size
-    whole = loop.moment == "whole"
-    speed = max(1.0, reader.duration / (loop.duration / 2)) if whole else 1.0
-    frames = _read_loop(reader, None if whole else peak, loop.duration / 2, size, speed, loop.output)
-    pictures = _cut_windows(frames, crop, loop.size, reader.width)
-    order, seconds = _order_frames(frames, speed, loop.duration)
+    ratio = ASPECTS[loop.aspect]
+    crop = LoopCrop(ratio, faces) if ratio else None
+    pass_seconds = loop.duration / 2
+    width, height = size or (reader.width, reader.height)
+    source = _Source(
+        reader,
+        size=(width, height),
+        side=crop.frame_side(loop.size, width, height) if crop else loop.size,
+        speed=max(1.0, reader.duration / pass_seconds) if loop.moment == "whole" else 1.0,
+        output=loop.output,
+    )
+    if loop.moment == "whole":
+        frames = source.read(0.0, reader.duration)
+    else:
+        start, stop = _window(peak, reader.duration, pass_seconds)
+        frames = _trim_to_still(_stay_in_shot(source, source.read(start, stop), peak, pass_seconds), peak)
+    windows = crop.cut(frames, loop.size, width) if crop else ()
+    pictures = [rgb_to_yuv(window) for window in windows] or [frame.yuv for frame in frames]
+    order, seconds = _order_frames(frames, source.speed, loop.duration)
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
     encoded = ENCODERS[loop.output](pictures, order, seconds)
     return BoomerangClip(
@@ -148,50 +168,58 @@ def _window(peak: float, clip_seconds: float, pass_seconds: float) -> tuple[floa
     return peak, min(clip_seconds, peak + pass_seconds)
 
 
-def _read_frames(
-    reader: VideoReader, start: float, stop: float, size: int, speed: float, output: str
-) -> list[LoopFrame]:
-    scale = min(1.0, size / max(reader.width, reader.height))
-    frame_bytes = _PIXEL_BYTES[output] * reader.width * reader.height * scale**2
-    affordable_fps = max(1.0, _MAX_FRAME_BYTES / frame_bytes / ((stop - start) / speed or 1.0))
-    min_interval = speed / min(_MAX_FPS[output], affordable_fps)
-    frames = list(reader.loop_frames(start=start, stop=stop, min_interval=min_interval, max_side=size))
-    if len(frames) > 2 and frames[-1].time - frames[-2].time < min_interval / 2:
-        del frames[-2]  # the last frame is the peak; one that is shown too shortly before it would stutter
-    return frames if len(frames) > 1 else _frames_around(reader, stop, size)
+@dataclass(frozen=True, eq=False)
+class _Source:
+    """What the frames of a loop are read from, and how.
+
+    Attributes:
+        reader: the video.
+        size: see `VideoReader.loop_frames`.
+        side: longest side in pixels to which frames are scaled down.
+        speed: how many times faster than recorded they are shown.
+        output: one of `OUTPUTS`.
+    """
+
+    reader: VideoReader
+    size: tuple[int, int]
+    side: int
+    speed: float
+    output: str
+
+    def read(self, start: float, stop: float) -> list[LoopFrame]:
+        """Read the frames between two times in seconds, as many a second as the format and the memory allow."""
+        width, height = self.size
+        frame_bytes = _PIXEL_BYTES[self.output] * width * height * min(1.0, self.side / max(width, height)) ** 2
+        affordable_fps = max(1.0, _MAX_FRAME_BYTES / frame_bytes / ((stop - start) / self.speed or 1.0))
+        min_interval = self.speed / min(_MAX_FPS[self.output], affordable_fps)
+        frames = list(self._frames(start, stop, min_interval))
+        if len(frames) > 2 and frames[-1].time - frames[-2].time < min_interval / 2:
+            del frames[-2]  # the last frame is the peak; one that is shown too shortly before it would stutter
+        return frames if len(frames) > 1 else self._read_around(stop)
+
+    def _read_around(self, time: float) -> list[LoopFrame]:
+        """Return the frame at or after `time` and the one before it, for videos of less than a frame a second."""
+        pair: deque[LoopFrame] = deque(maxlen=2)
+        for frame in self._frames(0.0, math.inf, 0.0):
+            pair.append(frame)
+            if frame.time >= time and len(pair) == 2:
+                break
+        return list(pair)
+
+    def _frames(self, start: float, stop: float, min_interval: float) -> Iterator[LoopFrame]:
+        return self.reader.loop_frames(
+            start=start, stop=stop, min_interval=min_interval, max_side=self.side, size=self.size
+        )
 
 
-def _frames_around(reader: VideoReader, time: float, size: int) -> list[LoopFrame]:
-    """Return the frame at or after `time` and the one before it, for videos of less than a frame a second."""
-    pair: deque[LoopFrame] = deque(maxlen=2)
-    for frame in reader.loop_frames(start=0.0, stop=math.inf, min_interval=0.0, max_side=size):
-        pair.append(frame)
-        if frame.time >= time and len(pair) == 2:
-            break
-    return list(pair)
-
-
-def _read_loop(
-    reader: VideoReader, peak: float | None, seconds: float, size: int, speed: float, output: str
-) -> list[LoopFrame]:
-    """Read the frames of one pass around a peak, in its shot; of the whole video without a peak."""
-    if peak is None:
-        return _read_frames(reader, 0.0, reader.duration, size, speed, output)
-    start, stop = _window(peak, reader.duration, seconds)
-    frames = _read_frames(reader, start, stop, size, speed, output)
-    return _trim_to_still(_stay_in_shot(reader, frames, peak, seconds, size, output), peak)
-
-
-def _stay_in_shot(
-    reader: VideoReader, frames: list[LoopFrame], peak: float, pass_seconds: float, size: int, output: str
-) -> list[LoopFrame]:
+def _stay_in_shot(source: _Source, frames: list[LoopFrame], peak: float, pass_seconds: float) -> list[LoopFrame]:
     """Keep the frames between the hard cuts around the peak; or read on its other side, if the shot is longer there."""
     inside = _within_cuts(frames, peak)
     if len(inside) == len(frames):
         return frames
     before = frames[-1].time <= peak + TIME_SLACK
     start, stop = (peak, peak + pass_seconds) if before else (peak - pass_seconds, peak)
-    others = _read_frames(reader, max(0.0, start), min(stop, reader.duration), size, 1.0, output)
+    others = source.read(max(0.0, start), min(stop, source.reader.duration))
     return max(inside, _within_cuts(others, peak), key=lambda part: part[-1].time - part[0].time)
 
 
@@ -238,10 +266,3 @@ def _trim_to_still(frames: list[LoopFrame], peak: float) -> list[LoopFrame]:
         return frames
     motion = np.array(_motion(frames[: len(candidates) + 1]))
     return frames[int(np.argmax(motion <= _STILL_RATIO * motion.min())) :]
-
-
-def _cut_windows(frames: list[LoopFrame], crop: FaceCrop | None, side: int, width: int) -> list[av.VideoFrame]:
-    """Return the pictures of the loop, `yuv420p`."""
-    if crop is None:
-        return [frame.yuv for frame in frames]
-    return [rgb_to_yuv(window) for window in crop.cut(frames, side, width)]

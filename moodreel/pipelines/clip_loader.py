@@ -31,7 +31,7 @@ from moodreel.errors import (
 )
 from moodreel.faces.features import CropKind
 from moodreel.media import audio
-from moodreel.media.audio import AudioClip, AudioLimits
+from moodreel.media.audio import AudioClip
 from moodreel.media.container import audio_demuxer, video_demuxer
 from moodreel.media.isolated import decode_audio, open_video
 from moodreel.media.mel_spectrogram import HOP_LENGTH, MEL_BANDS, log_mel
@@ -94,19 +94,15 @@ class LoadedClip:
 class ClipLoader:
     """Load clips and sound files. Thread-safe. It takes no slot of the engine: that is left to the caller."""
 
-    def __init__(
-        self, engine: Engine, *, limits: VideoLimits | None = None, audio_limits: AudioLimits | None = None
-    ) -> None:
+    def __init__(self, engine: Engine, *, limits: VideoLimits | None = None) -> None:
         """Create a loader.
 
         Args:
             engine: the face landmarker and threads of this process.
-            limits: what the video of one clip may cost.
-            audio_limits: what its audio may cost; by default as long as its video.
+            limits: what the video of one clip may cost, and the audio.
         """
         self._people = PeopleExtractor(engine)
         self._limits = limits or VideoLimits()
-        self._audio_limits = audio_limits or AudioLimits(self._limits.seconds, self._limits.timeout_seconds)
 
     def load(self, data: bytes, *, fps: float | None = None, modalities: Collection[str] = MODALITIES) -> LoadedClip:
         """Load the windows of a clip.
@@ -138,7 +134,7 @@ class ClipLoader:
     def _load_audio(self, data: bytes, report: "_LoadReport") -> AudioClip | None:
         sound = None
         try:
-            sound = decode_audio(data, self._audio_limits)
+            sound = decode_audio(data, self._limits)
             if sound is None:
                 report.set_missing("audio", NONE)
         except AudioCorrupt as error:

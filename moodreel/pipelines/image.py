@@ -1,10 +1,10 @@
 """Classify the emotion of every face in an image.
 
 Stages: `media.image` decodes it; `faces.tiled_detection` finds the faces, small ones too, in the worker threads;
-`faces.portrait` drops those of animals and things; `models` classifies all faces of all images of a call in one batch;
-`faces.quality` assesses whether an answer can be relied on. An image that shows people only when it is turned by 90 or
-180 degrees is analyzed turned. The images of a batch are decoded one after the other, and only the features of their
-faces are kept: a batch takes no more memory than its largest image.
+`faces.person_check` drops those of animals and things; `models` classifies all faces of all images of a call in one
+batch; `faces.quality` assesses whether an answer can be relied on. An image that shows people only when it is turned by
+90 or 180 degrees is analyzed turned. The images of a batch are decoded one after the other, and only the features of
+their faces are kept: a batch takes no more memory than its largest image.
 """
 
 import logging
@@ -22,7 +22,7 @@ from moodreel.faces import annotate
 from moodreel.faces.features import CropKind
 from moodreel.faces.landmarker import Face
 from moodreel.faces.observation import FaceObservation, observe_face
-from moodreel.faces.portrait import crop_portrait, is_person
+from moodreel.faces.person_check import crop_portrait, is_person
 from moodreel.faces.quality import FaceQuality, assess_quality, is_clear
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
@@ -143,19 +143,15 @@ class _ExtractedImage:
 class ImagePipeline:
     """Classify the faces in images. Thread-safe."""
 
-    def __init__(
-        self, engine: Engine, limits: ImageLimits | None = None, *, batch_seconds: float = BATCH_SECONDS
-    ) -> None:
+    def __init__(self, engine: Engine, limits: ImageLimits | None = None) -> None:
         """Create a pipeline.
 
         Args:
             engine: the models, threads and slots of this process.
             limits: what one image may cost.
-            batch_seconds: time after which no further image of a batch is started.
         """
         self._engine = engine
         self._limits = limits or ImageLimits()
-        self._batch_seconds = batch_seconds
 
     def predict(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> ImageResult:
         """Classify the emotion of each face in an image.
@@ -221,7 +217,7 @@ class ImagePipeline:
         items: list[_ExtractedImage | MoodreelError] = []
         start = time.perf_counter()
         for data in files:
-            if items and time.perf_counter() - start > self._batch_seconds:
+            if items and time.perf_counter() - start > BATCH_SECONDS:
                 items.append(
                     Overloaded("The pictures before this one took too long. Send it again in a smaller batch.")
                 )

@@ -87,7 +87,8 @@ def encode_mp4(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds:
     file = io.BytesIO()
     width, height = pictures[0].width, pictures[0].height
     options = {"movflags": "faststart"}
-    with av.open(file, "w", format="mp4", options=options, io_open=lambda *_: _SecondHandle(file)) as container:
+    # To put the index before the data, FFmpeg opens the file a second time, and reads the data that it moves.
+    with av.open(file, "w", format="mp4", options=options, io_open=lambda *_: io.BytesIO(file.getvalue())) as container:
         stream = container.add_stream("libx264", options={"preset": "superfast", "crf": "24", "bf": "0"})
         context = stream.codec_context
         context.width, context.height, context.pix_fmt = width, height, "yuv420p"
@@ -109,32 +110,6 @@ def encode_mp4(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds:
             packet.duration = duration_of[packet.pts]
             container.mux(packet)
     return EncodedLoop(file.getvalue(), width, height)
-
-
-class _SecondHandle(io.RawIOBase):
-    """A second handle of the file that is being written. `faststart` reads the data back to put the index before it."""
-
-    def __init__(self, file: io.BytesIO) -> None:
-        self._file = file
-        self._position = 0
-
-    def read(self, size: int = -1) -> bytes:
-        chunk = bytes(self._file.getbuffer()[self._position : self._position + size])
-        self._position += len(chunk)
-        return chunk
-
-    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
-        self._position = offset + (0, self._position, len(self._file.getbuffer()))[whence]
-        return self._position
-
-    def tell(self) -> int:
-        return self._position
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
 
 def encode_webp(pictures: Sequence[av.VideoFrame], order: Sequence[int], seconds: Sequence[float]) -> EncodedLoop:

@@ -29,7 +29,8 @@ from moodreel.timing import Stage, split_stage, stage
 MAX_CHARACTERS = 20_000
 """Most characters of one text: some 3,500 words, or seven pages."""
 BATCH_SECONDS = 15.0
-"""Time after which no further text of a call is started. Less than other callers wait for the queue."""
+"""Time after which no further text of a call is started; the first is always finished. Less than other callers wait for
+the queue."""
 NEUTRAL_WEIGHT_FLOOR = 0.02
 """Minimum weight of a fully neutral window, so that an all-neutral text still has a result."""
 
@@ -99,7 +100,6 @@ class TextPipeline:
         *,
         max_characters: int = MAX_CHARACTERS,
         wait_seconds: float = 20.0,
-        batch_seconds: float = BATCH_SECONDS,
     ) -> None:
         """Create a pipeline.
 
@@ -109,13 +109,11 @@ class TextPipeline:
             max_characters: most characters of one text, and most tokens. English has one token for four characters,
                 but an emoji, which is read by its name, has many.
             wait_seconds: how long a caller waits for the queue before `Overloaded`.
-            batch_seconds: time after which no further text of a call is started. The first is always finished.
         """
         self.models = models
         self._languages = languages
         self._max_characters = max_characters
         self._wait_seconds = wait_seconds
-        self._batch_seconds = batch_seconds
         self._queue = ThreadPoolExecutor(1, thread_name_prefix="text")
 
     @classmethod
@@ -202,7 +200,7 @@ class TextPipeline:
         start = time.perf_counter()
         late = Overloaded("The texts before this one took too long. Send it again with fewer texts.")
         return [
-            late if index and time.perf_counter() - start > self._batch_seconds else self._tokenize(text, predictor)
+            late if index and time.perf_counter() - start > BATCH_SECONDS else self._tokenize(text, predictor)
             for index, text in enumerate(texts)
         ]
 
@@ -233,7 +231,7 @@ class TextPipeline:
         batches = [np.zeros((0, len(predictor.info.labels)), np.float32)]
         start = time.perf_counter()
         for first in range(0, len(windows), BATCH_SIZE):
-            if first >= len(texts[0].windows) and time.perf_counter() - start > self._batch_seconds:
+            if first >= len(texts[0].windows) and time.perf_counter() - start > BATCH_SECONDS:
                 break
             try:
                 batches.append(self._run_queued(predictor, windows[first : first + BATCH_SIZE], work))

@@ -26,11 +26,10 @@ from moodreel.models.predictor import FacePredictor, TrackPrediction, label_prob
 from moodreel.pipelines.analysis_cache import AnalysisCache, analysis_key, dump_analysis, load_analysis
 from moodreel.pipelines.boomerang import BoomerangClip, LoopOptions, make_boomerang
 from moodreel.pipelines.engine import NO_FACE_IN_VIDEO, Engine
-from moodreel.pipelines.face_crop import ASPECTS, FaceCrop
 from moodreel.pipelines.geometry import from_letterboxed_box
 from moodreel.pipelines.keyframe import score_keyframes
 from moodreel.pipelines.people_extractor import (
-    SAMPLE_RATE,
+    ANALYSIS_FPS,
     ExtractedFrame,
     ExtractedVideo,
     PeopleExtractor,
@@ -54,7 +53,7 @@ class VideoPipeline:
         engine: Engine,
         *,
         limits: VideoLimits | None = None,
-        sample_rate: float = SAMPLE_RATE,
+        analysis_fps: float = ANALYSIS_FPS,
         cache: AnalysisCache | None = None,
     ) -> None:
         """Create a pipeline.
@@ -62,14 +61,14 @@ class VideoPipeline:
         Args:
             engine: the models, threads and slots of this process.
             limits: what one video may cost.
-            sample_rate: see `PeopleExtractor`.
+            analysis_fps: see `PeopleExtractor`.
             cache: stores the numbers of analyses, so that no file is analyzed twice; None for no cache. All pipelines
-                that share it need the same limits, sample rate and prior.
+                that share it need the same limits, `analysis_fps` and prior.
         """
         self._engine = engine
         self._cache = cache
         self._limits = limits or VideoLimits()
-        self._people = PeopleExtractor(engine, sample_rate=sample_rate)
+        self._people = PeopleExtractor(engine, analysis_fps=analysis_fps)
 
     def predict(
         self,
@@ -160,13 +159,7 @@ class VideoPipeline:
     ) -> tuple[VideoAnalysis, BoomerangClip | None]:
         """Analyze a video, or take its analysis from the cache, and make the loop of its best moment.
 
-        Args:
-            data: see `predict`.
-            predictor: the model that answers.
-            loop: see `predict`.
-            fps: see `predict`.
-            needs_face: whether to make no loop of a video without a face.
-            progress: see `predict`.
+        With `needs_face`, no loop is made of a video without a face.
         """
         timings: dict[str, float] = dict(_NOT_RUN)
         with stage("cache", timings):
@@ -175,8 +168,13 @@ class VideoPipeline:
         analysis = load_analysis(text, predictor.info, timings) if text else None
         if analysis and (loop is None or (needs_face and analysis.prediction is None)):
             return analysis, None
-        cache_side = _cache_side(analysis, loop)
-        with self._engine.slot(), open_video(data, self._limits, fps=fps, cache_side=cache_side) as reader:
+        # The frames that an analysis decodes are cached for the loop.
+        cache_side = loop.size if loop and not analysis and loop.aspect == "original" else None
+        geometry = analysis.geometry if analysis else None
+        with (
+            self._engine.slot(),
+            open_video(data, self._limits, fps=fps, cache_side=cache_side, geometry=geometry) as reader,
+        ):
             if not analysis:
                 analysis = self._analyze(reader, predictor, progress)
                 if self._cache:
@@ -248,24 +246,16 @@ class VideoPipeline:
         return self._engine.facial_actions.explain(blendshapes, probabilities, emotion, prediction.weights[found])
 
 
-def _cache_side(analysis: VideoAnalysis | None, loop: LoopOptions | None) -> int | None:
-    """Return the side at which the frames that an analysis decodes are cached for the loop; None to cache none."""
-    return loop.size if loop and not analysis and loop.aspect == "original" else None
-
-
 def _make_loop(reader: VideoReader, analysis: VideoAnalysis, loop: LoopOptions) -> BoomerangClip:
-    ratio, found, geometry = ASPECTS[loop.aspect], analysis.prediction, analysis.geometry
-    video, shown = (geometry.width, geometry.height), analysis.peak_size
+    found = analysis.prediction
+    video, shown = (analysis.geometry.width, analysis.geometry.height), analysis.peak_size
     # A phone that was turned: the moment as it was recorded, without the borders that it has in the whole video. A
     # smaller picture of a slower network has none.
     if loop.moment == "whole" or math.isclose(shown[0] / shown[1], video[0] / video[1], rel_tol=_SAME_PROPORTIONS):
         shown = video
-    reader.restore(replace(geometry, width=shown[0], height=shown[1]))
-    if not ratio:
-        return make_boomerang(reader, analysis.peak, loop)
     timeline = [point for point in found.timeline if point.track == found.track] if found else []
     faces = [(point.time, from_letterboxed_box(point.box, video, shown)) for point in timeline]
-    return make_boomerang(reader, analysis.peak, loop, crop=FaceCrop(ratio, faces))
+    return make_boomerang(reader, analysis.peak, loop, size=shown, faces=faces)
 
 
 def _main_track(tracks: dict[int, Track]) -> int:

@@ -73,6 +73,11 @@ class VideoResult:
     explanation: Explanation | None = None
     boomerang: BoomerangClip | None = None
 
+    @property
+    def all_emotions(self) -> dict[str, float]:
+        """The probabilities, by the name that they have in `ImageResult`."""
+        return self.probabilities
+
 
 @dataclass(frozen=True, eq=False)
 class ThumbnailResult:

@@ -158,8 +158,9 @@ def test_each_accepted_picture_of_a_batch_is_an_entry(server: Server, user: str)
 def test_api_predict_stores_pictures_and_clips_by_their_kind(server: Server, user: str) -> None:
     picture, clip = (store(server, user, data, "/api/predict/") for data in (b"picture", b"clip"))
     entries = {entry["id"]: entry for entry in get(server, user)["entries"]}
-    assert (entries[picture]["kind"], entries[picture]["facts"]) == ("picture", {"certain": True})
-    assert (entries[clip]["kind"], entries[clip]["facts"]) == ("video", {"certain": True, "duration": 4.98})
+    assert (entries[picture]["kind"], entries[picture]["facts"]) == ("picture", {"certain": True, "faces": 1})
+    facts = {"certain": True, "duration": 4.98, "faces": 1}
+    assert (entries[clip]["kind"], entries[clip]["facts"]) == ("video", facts)
     assert (len(entries[picture]["media"]), len(entries[clip]["media"])) == (1, 0)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from api import workers
 from api.settings import Settings, SettingsError
-from moodreel.pipelines.people_extractor import SAMPLE_RATE
+from moodreel.pipelines.people_extractor import ANALYSIS_FPS
 from tests.support.server import ROOT, assert_start_fails
 
 OF_SCRIPTS = {"TORCH_INDEX_URL", "COMPOSE_FILE"}
@@ -44,7 +44,7 @@ def test_the_example_file_has_the_defaults(environment: pytest.MonkeyPatch) -> N
 
 
 def test_the_service_samples_as_many_frames_as_the_command_line() -> None:
-    assert Settings(api_key=("key",)).analysis_fps == SAMPLE_RATE
+    assert Settings(api_key=("key",)).analysis_fps == ANALYSIS_FPS
 
 
 def test_the_environment_overrides_the_file(environment: pytest.MonkeyPatch) -> None:

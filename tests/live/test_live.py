@@ -13,13 +13,12 @@ from moodreel.emotions import FIVE
 from moodreel.errors import ImageTooBig, ModelNotFound, MoodreelError, UnsupportedMedia
 from moodreel.faces.features import CropKind
 from moodreel.faces.observation import observe_face
-from moodreel.faces.portrait import MAX_CHECKS
+from moodreel.faces.person_check import MAX_CHECKS
 from moodreel.live.frame import detect_faces
 from moodreel.live.load_control import LoadController
 from moodreel.live.messages import LiveFailure, LiveResult, SessionSettings, Suggestion
-from moodreel.live.person_check import PersonCheck
 from moodreel.live.scheduler import FrameScheduler
-from moodreel.live.session import SlidingWindow
+from moodreel.live.session import PersonCheck, SlidingWindow
 from moodreel.live.smoothing import EmaSmoother
 from moodreel.media.image import ImageLimits
 from moodreel.pipelines.engine import Engine
@@ -340,7 +339,7 @@ def test_a_closed_session_gets_no_result_and_frees_its_state(make_scheduler):
     scheduler.close_session(recorder.client)
     time.sleep(0.3)
     assert len(recorder.outcomes) == 1
-    assert scheduler.sessions == 0
+    assert not scheduler._sessions
     assert recorder.client.pending is None
 
 
@@ -385,7 +384,7 @@ def test_many_sessions_leak_no_threads(make_scheduler):
         recorder = RecordingClient(scheduler)
         recorder.submit()
         scheduler.close_session(recorder.client)
-    assert scheduler.sessions == 0
+    assert not scheduler._sessions
     assert threading.active_count() <= before + 2
 
 

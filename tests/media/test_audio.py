@@ -9,7 +9,8 @@ import pytest
 
 from moodreel.errors import AudioCorrupt, AudioTooLong, UnsupportedMedia
 from moodreel.media import audio
-from moodreel.media.audio import SAMPLE_RATE, AudioClip, AudioLimits
+from moodreel.media.audio import SAMPLE_RATE, AudioClip
+from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines import clip_sampler
 from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
 
@@ -160,7 +161,7 @@ DAMAGED = {
 @pytest.mark.parametrize("data", DAMAGED.values(), ids=DAMAGED.keys())
 def test_damaged_file_gives_a_named_error_or_audio(data):
     try:
-        decoded = audio.decode_audio(data, AudioLimits(seconds=5))
+        decoded = audio.decode_audio(data, VideoLimits(seconds=5))
     except (AudioCorrupt, AudioTooLong, UnsupportedMedia):
         return
     assert decoded is None or np.isfinite(decoded.samples).all()
@@ -171,7 +172,7 @@ def test_truncated_recording_gives_its_first_part():
     assert audio.decode_audio(data[: len(data) // 2]).duration == pytest.approx(2, abs=0.3)
 
 
-@pytest.mark.parametrize("limits", [AudioLimits(seconds=0.5), AudioLimits(timeout_seconds=0.0)])
+@pytest.mark.parametrize("limits", [VideoLimits(seconds=0.5), VideoLimits(timeout_seconds=0.0)])
 def test_limits_are_enforced_on_decoded_audio(limits):
     with pytest.raises(AudioTooLong):
         audio.decode_audio(WAV, limits)
@@ -181,9 +182,9 @@ def test_gap_counts_towards_the_duration_limit():
     data = synthetic_audio.encode_audio(
         synthetic_audio.sine(440, 2), container="matroska", codec="flac", pauses={1.0: 10.0}
     )
-    assert audio.decode_audio(data, AudioLimits(seconds=12)).duration == pytest.approx(12, abs=0.1)
+    assert audio.decode_audio(data, VideoLimits(seconds=12)).duration == pytest.approx(12, abs=0.1)
     with pytest.raises(AudioTooLong):
-        audio.decode_audio(data, AudioLimits(seconds=10))
+        audio.decode_audio(data, VideoLimits(seconds=10))
 
 
 def test_gap_that_no_recording_has_is_closed():

@@ -6,7 +6,6 @@ import psutil
 
 from moodreel.errors import MoodreelError
 from moodreel.media import audio
-from moodreel.media.audio import AudioLimits
 from moodreel.media.video import VideoReader
 from moodreel.media.video_decoder import VideoLimits
 from tests.support.mutated_clips import mutated_clips, whole_clips
@@ -37,7 +36,7 @@ def read_whole(data: bytes) -> list[str]:
 
     frames = outcome(read_frames)
     loop = outcome(read_loop) if frames == "read" else frames
-    return [frames, loop, outcome(lambda: audio.decode_audio(data, AudioLimits(timeout_seconds=TIMEOUT)))]
+    return [frames, loop, outcome(lambda: audio.decode_audio(data, VideoLimits(timeout_seconds=TIMEOUT)))]
 
 
 def test_whole_clips_are_read() -> None:

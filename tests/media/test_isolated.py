@@ -16,7 +16,8 @@ import pytest
 
 from moodreel.errors import AudioCorrupt, MoodreelError, UnsupportedMedia, VideoCorrupt, VideoTooBig, VideoTooLong
 from moodreel.media import audio, decoder_process, isolated
-from moodreel.media.audio import AudioClip, AudioLimits
+from moodreel.media.audio import AudioClip
+from moodreel.media.container import MediaFile
 from moodreel.media.video import LoopFrame, VideoReader
 from moodreel.media.video_decoder import VideoDecoder, VideoLimits
 from tests.support import synthetic_audio, synthetic_frames, synthetic_video
@@ -33,22 +34,22 @@ FAULTS: dict[bytes, Callable[[], object]] = {
 
 def start() -> None:
     """Start the template, with a codec that has faults."""
-    decode_packet, open_audio = VideoDecoder._decode_packet, audio.AudioFile.open
+    decode_packet, decode_track = VideoDecoder._decode_packet, audio._decode_best_track
 
     def faulty(self: VideoDecoder, *args: Any) -> Any:
         self.packets = getattr(self, "packets", 0) + 1  # type: ignore[attr-defined]
         for marker, fault in FAULTS.items():
-            if self._data.endswith(marker) and self.packets == 8:
+            if self.file.data.endswith(marker) and self.packets == 8:
                 fault()
         return decode_packet(self, *args)
 
-    def faulty_audio(self: audio.AudioFile) -> Any:
-        if self._data.endswith(b"crash"):
+    def faulty_audio(file: MediaFile, max_seconds: float) -> Any:
+        if file.data.endswith(b"crash"):
             FAULTS[b"crash"]()
-        return open_audio(self)
+        return decode_track(file, max_seconds)
 
     VideoDecoder._decode_packet = faulty  # type: ignore[method-assign]
-    audio.AudioFile.open = faulty_audio  # type: ignore[method-assign]
+    audio._decode_best_track = faulty_audio
     isolated.GRACE_SECONDS = 0.2
     isolated.start_template()
 
@@ -159,10 +160,11 @@ def compare(data: bytes) -> list[str]:
             wrong.append("geometry")
         if reader.probe_span() != local.probe_span():
             wrong.append("probe_span")
-    with isolated.open_video(data, LIMITS) as again:
-        again.restore(local.geometry)
-        if next(again.loop_frames(start=1.5, stop=2, min_interval=0, max_side=64)).time < 1.4:
-            wrong.append("restore")
+    with isolated.open_video(data, LIMITS, geometry=local.geometry) as again:
+        window = {"start": 1.5, "stop": 2.0, "min_interval": 0.0, "max_side": 64, "size": (24, 32)}
+        first = next(again.loop_frames(**window))
+        if first.time < 1.4 or not same(first, next(local.loop_frames(**window))):
+            wrong.append("a part of a known clip")
     return wrong
 
 
@@ -194,7 +196,7 @@ def frames_before_limit() -> int:
 
 def hear(data: bytes) -> AudioClip | type[MoodreelError] | None:
     try:
-        return isolated.decode_audio(data, AudioLimits())
+        return isolated.decode_audio(data, LIMITS)
     except MoodreelError as error:
         return type(error)
 

@@ -137,7 +137,7 @@ def edit(folder, **fields):
         (lambda folder: edit(folder, id2label={"0": "LABEL_0", "1": "LABEL_1"}), "name no emotions"),
         (lambda folder: edit(folder, id2label=None), "id2label"),
         (lambda folder: edit(folder, model_type="no-such-thing"), "transformers can read"),
-        (lambda folder: edit(folder, num_hidden_layers=3), "missing or of another"),
+        (lambda folder: edit(folder, num_hidden_layers=3), "missing, unexpected or of another"),
         (lambda folder: (folder / "model.safetensors").unlink(), "no model.safetensors"),
         (lambda folder: (folder / "model.safetensors").write_bytes(b"nothing"), "transformers can read"),
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "tokenizer.json"),

@@ -8,7 +8,6 @@ from PIL import Image
 
 from moodreel.media.video import VideoReader
 from moodreel.pipelines.boomerang import OUTPUTS, BoomerangClip, LoopOptions, make_boomerang
-from moodreel.pipelines.face_crop import ASPECTS, FaceCrop
 from tests.support import synthetic_frames, synthetic_video
 
 
@@ -200,8 +199,7 @@ def test_a_loop_that_takes_too_much_memory_has_fewer_frames(monkeypatch, output,
     """In the memory for nine frames as they are decoded, 4:2:0, every second one fits as RGB."""
     monkeypatch.setattr("moodreel.pipelines.boomerang._MAX_FRAME_BYTES", 9.5 * 64 * 64 * 1.5)
     reader = read_once(synthetic_video.encode_video(synthetic_frames.counter_frames(20), fps=10))
-    crop = FaceCrop(ASPECTS[aspect], []) if ASPECTS[aspect] else None
-    loop = make_boomerang(reader, 0.8, LoopOptions(duration=1.6, output=output), crop=crop)
+    loop = make_boomerang(reader, 0.8, LoopOptions(duration=1.6, output=output, aspect=aspect))
     assert len(set(counters(loop))) == frames
 
 

@@ -19,7 +19,7 @@ from moodreel.errors import (
 )
 from moodreel.faces.features import crop_square
 from moodreel.media import mel_spectrogram
-from moodreel.media.audio import SAMPLE_RATE, AudioLimits
+from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.video_decoder import VideoLimits
 from moodreel.pipelines.clip_loader import CORRUPT, NO_FACE, NONE, NOT_REQUESTED, UNSUPPORTED, ClipLoader
 from tests.support import synthetic_audio, synthetic_frames, synthetic_image, synthetic_video
@@ -271,7 +271,7 @@ def test_limits_are_enforced_for_video_and_audio(engine):
     with pytest.raises(VideoTooLong):  # the audio limit is not reached
         ClipLoader(engine, limits=VideoLimits(seconds=2)).load(WHOLE)
     with pytest.raises(AudioTooLong):
-        ClipLoader(engine, audio_limits=AudioLimits(seconds=2)).load(WHOLE)
+        ClipLoader(engine, limits=VideoLimits(seconds=2)).load(encode_sine_clip(FACE[:15], 3))
     with pytest.raises(AudioTooLong):
         ClipLoader(engine, limits=VideoLimits(seconds=2)).load(
             synthetic_audio.encode_audio(synthetic_audio.sine(440, 3))

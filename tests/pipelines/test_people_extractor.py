@@ -15,7 +15,7 @@ def close_up(count):
 
 
 def extract(engine, frames, crop_kind=CropKind.COLOR):
-    video = PeopleExtractor(engine, sample_rate=5).extract(
+    video = PeopleExtractor(engine, analysis_fps=5).extract(
         VideoReader(synthetic_video.encode_video(frames)), crop_kind=crop_kind
     )
     (track,) = video.tracks.values()

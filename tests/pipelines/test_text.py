@@ -385,8 +385,9 @@ def test_a_text_that_waits_too_long_for_the_queue_is_overloaded(make_slow_pipeli
     assert busy.predict([GLAD])
 
 
-def test_texts_that_a_batch_has_no_time_for_are_overloaded(make_slow_pipeline):
-    slow, _ = make_slow_pipeline(0.4, batch_seconds=0.3)
+def test_texts_that_a_batch_has_no_time_for_are_overloaded(make_slow_pipeline, monkeypatch):
+    monkeypatch.setattr("moodreel.pipelines.text.BATCH_SECONDS", 0.3)
+    slow, _ = make_slow_pipeline(0.4)
     kinds = [type(result).__name__ for result in slow.predict_batch([SAD] * 40).results]
     assert kinds == ["TextResult"] * 16 + ["Overloaded"] * 24
 
@@ -418,8 +419,9 @@ def test_an_overloaded_queue_is_an_error_if_not_one_text_was_classified(pipeline
         pipeline.predict_batch([first, SAD])
 
 
-def test_the_first_text_is_always_finished(make_slow_pipeline):
-    slow, _ = make_slow_pipeline(0.2, batch_seconds=0.1)
+def test_the_first_text_is_always_finished(make_slow_pipeline, monkeypatch):
+    monkeypatch.setattr("moodreel.pipelines.text.BATCH_SECONDS", 0.1)
+    slow, _ = make_slow_pipeline(0.2)
     [result] = slow.predict([SAD * 300])
     assert result.windows > 32
 

@@ -8,6 +8,7 @@ from api.app import create_app
 from moodreel import errors
 from moodreel.faces.facial_actions import ActionWeight, Explanation
 from moodreel.pipelines.boomerang import LoopOptions
+from moodreel.pipelines.image import ImageResult
 
 PROBABILITIES = {"Anger": 0.01, "Happy": 0.92, "Shock": 0.03, "Neutral": 0.03, "Sad": 0.01}
 QUALITY = SimpleNamespace(
@@ -16,7 +17,7 @@ QUALITY = SimpleNamespace(
 LOW_QUALITY = SimpleNamespace(
     **{**vars(QUALITY), "brightness": 0.05, "reason": "dark", "tip": "Turn towards the light."}
 )
-MODEL = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
+MODEL: Any = SimpleNamespace(name="fake", version="1", sha256="0" * 64)
 
 ENGINE = SimpleNamespace(
     models=SimpleNamespace(names=lambda: ["fake"], get=lambda name=None: None), facial_actions=None
@@ -100,7 +101,7 @@ SEVEN_PROBABILITIES = {
     "fear": 0.01,
     "neutral": 0.02,
 }
-FACE = SimpleNamespace(
+FACE: Any = SimpleNamespace(
     box=(10, 20, 30, 40),
     emotion="happy",
     confidence=0.9,
@@ -115,13 +116,8 @@ class FakeImagePipeline:
 
     def predict(self, data: bytes, *, model: str | None = None, draw: bool = False, copy: bool = False) -> Any:
         _execute(data, model)
-        has_face = data != b"no face"
-        return SimpleNamespace(
-            faces=(FACE,) if has_face else (),
-            emotion="happy" if has_face else None,
-            confidence=0.9 if has_face else None,
-            all_emotions=SEVEN_PROBABILITIES if has_face else {},
-            certain=True if has_face else None,
+        return ImageResult(
+            faces=() if data == b"no face" else (FACE,),
             width=300,
             height=400,
             model=MODEL,
@@ -141,12 +137,14 @@ class FakeImagePipeline:
 
 
 class FakeImageOrVideoPipeline:
-    """Take data that begins with `picture` as an image, other data as a video; otherwise as `FakeImagePipeline`."""
+    """Take `no face` and data that begins with `picture` as an image, other data as a video; both show `happy`."""
 
     def predict(self, data: bytes, *, model: str | None = None, fps: float | None = None, copy: bool = False) -> Any:
-        is_image = data.startswith(b"picture")
-        result = FakeImagePipeline().predict(data, model=model, copy=copy and is_image)
-        return SimpleNamespace(**vars(result), frames=1 if is_image else 24, seconds=None if is_image else 4.98)
+        if data.startswith((b"picture", b"no face")):
+            return FakeImagePipeline().predict(data, model=model, copy=copy)
+        video = vars(FakeVideoPipeline().predict(data, model=model, fps=fps))
+        face = {name: getattr(FACE, name) for name in ("emotion", "confidence", "probabilities", "certain")}
+        return SimpleNamespace(**video | face, all_emotions=SEVEN_PROBABILITIES)
 
 
 def _execute(data: bytes, model: str | None) -> None:

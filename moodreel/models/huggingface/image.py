@@ -4,7 +4,7 @@ Only the folder is read (`config.json`, `model.safetensors`): nothing is downloa
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -40,7 +40,8 @@ LABEL_ALIASES = {
     "afraid": "fear",
     "natural": "neutral",
 }
-"""Our label for each synonym of one of the seven emotions."""
+"""Our label for each synonym of one of the seven emotions. It has fewer than `LABEL_SYNONYMS`: "calm" may be a label of
+its own."""
 
 RESAMPLING_MODES = {2: "bilinear", 3: "bicubic"}
 """torch's name of each of Pillow's resampling filters."""
@@ -79,7 +80,7 @@ class HuggingFaceNet(MultiHeadFaceNet):
             network: A ViTForImageClassification or a ResNetForImageClassification; Any, because their layers differ.
             preprocessing: Of its images.
         """
-        super().__init__(classes=network.config.num_labels, shares=(1.0,), tau=0.0, temperatures=())
+        super().__init__(classes=network.config.num_labels)
         self.network = network
         self.preprocessing = preprocessing
 
@@ -179,15 +180,25 @@ def read_network(folder: Path) -> HuggingFaceNet:
             f"The weights of {folder.name!r} do not fit its {CONFIG_FILE}, or one of them is broken; copy or "
             "download both again."
         ) from error
-    # transformers fills missing weights at random, with only a warning.
+    check_weights(network, wrong, folder.name)
+    return HuggingFaceNet(network, preprocessing)
+
+
+def check_weights(network: "PreTrainedModel", wrong: Sequence[str], name: str) -> None:
+    """Raise ModelInvalid for a network whose weights in a folder of this name are incomplete or not finite.
+
+    Args:
+        network: As transformers has loaded it: weights that are missing are random, with only a warning.
+        wrong: Names of the weights that do not fit.
+        name: Of the folder.
+    """
     if wrong:
         raise ModelInvalid(
-            f"The weights of {folder.name!r} do not fit its {CONFIG_FILE}: {', '.join(wrong[:3])} missing, unexpected "
-            "or of another shape; copy or download both again."
+            f"The weights of {name!r} do not fit its {CONFIG_FILE}: {', '.join(wrong[:3])} missing, unexpected or of "
+            "another shape; copy or download both again."
         )
     if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
-        raise ModelInvalid(f"The weights of {folder.name!r} hold numbers that are not finite; download them again.")
-    return HuggingFaceNet(network, preprocessing)
+        raise ModelInvalid(f"The weights of {name!r} hold numbers that are not finite; download them again.")
 
 
 def network_from_state_dict(

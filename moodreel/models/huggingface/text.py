@@ -17,6 +17,7 @@ from moodreel.errors import ModelInvalid
 from moodreel.models.huggingface.image import (
     CONFIG_FILE,
     HF_WEIGHTS_FILE,
+    check_weights,
     import_transformers,
     read_config,
     read_output_names,
@@ -102,14 +103,7 @@ def read_text_network(folder: Path) -> HuggingFaceText:
             f"The folder {folder.name!r} is not a text-classification model that transformers can read; copy or "
             "download it again."
         ) from error
-    # transformers fills missing weights at random, with only a warning.
-    if wrong := sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])):
-        raise ModelInvalid(
-            f"The weights of {folder.name!r} do not fit its {CONFIG_FILE}: {', '.join(wrong[:3])} missing or of "
-            "another shape; copy or download both again."
-        )
-    if not all(torch.isfinite(parameter).all() for parameter in network.parameters()):
-        raise ModelInvalid(f"The weights of {folder.name!r} hold numbers that are not finite; download them again.")
+    check_weights(network, sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]])), folder.name)
     pad_id = int(config.get("pad_token_id") or 0)
     # RoBERTa's first positions, up to that of its padding token, are not used.
     unused = pad_id + 1 if "roberta" in str(config.get("model_type")) else 0

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -26,9 +27,7 @@ class ImprovedCNN(MultiHeadFaceNet):
         channels: Sequence[int] = (32, 64, 128),
         hidden: int = 256,
         dropout: float = 0.5,
-        shares: Sequence[float] = (1.0,),
-        tau: float = 0.0,
-        temperatures: Sequence[float] = (),
+        **pool: Any,
     ) -> None:
         """Build the network.
 
@@ -37,11 +36,9 @@ class ImprovedCNN(MultiHeadFaceNet):
             channels: Channels of each convolution.
             hidden: Units between the linear layers.
             dropout: Dropout before each linear layer.
-            shares: See `MultiHeadFaceNet`.
-            tau: See `MultiHeadFaceNet`.
-            temperatures: See `MultiHeadFaceNet`.
+            pool: Other arguments of `MultiHeadFaceNet`.
         """
-        super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
+        super().__init__(classes=classes, **pool)
         self.layers = nn.Sequential(
             *(_Layer(channels_in, channels_out) for channels_in, channels_out in pairwise([1, *channels]))
         )

@@ -34,7 +34,9 @@ class MultiHeadFaceNet(FaceNetwork):
 
     prior: torch.Tensor
 
-    def __init__(self, *, classes: int, shares: Sequence[float], tau: float, temperatures: Sequence[float]) -> None:
+    def __init__(
+        self, *, classes: int, shares: Sequence[float] = (1.0,), tau: float = 0.0, temperatures: Sequence[float] = ()
+    ) -> None:
         """Set up the pool of heads.
 
         Args:

@@ -1,6 +1,6 @@
 """Define ResEmoteNet (Roy et al. 2024, arXiv:2409.10545); at full width its public checkpoints load unchanged."""
 
-from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
@@ -25,9 +25,7 @@ class ResEmoteNet(MultiHeadFaceNet):
         portrait: bool = True,
         blank: float = 0.2,
         dropout: float = 0.5,
-        shares: Sequence[float] = (1.0,),
-        tau: float = 0.0,
-        temperatures: Sequence[float] = (),
+        **pool: Any,
     ) -> None:
         """Build the network.
 
@@ -38,11 +36,9 @@ class ResEmoteNet(MultiHeadFaceNet):
                 colors; otherwise the aligned gray crop, upscaled.
             blank: Dropout between the first convolutions.
             dropout: Dropout between the linear layers.
-            shares: See `MultiHeadFaceNet`.
-            tau: See `MultiHeadFaceNet`.
-            temperatures: See `MultiHeadFaceNet`.
+            pool: Other arguments of `MultiHeadFaceNet`.
         """
-        super().__init__(classes=classes, shares=shares, tau=tau, temperatures=temperatures)
+        super().__init__(classes=classes, **pool)
         self.crop_kind = CropKind.SQUARE if portrait else CropKind.GRAY
         if portrait:
             self.batch_size, self.mirror_below = 32, 0

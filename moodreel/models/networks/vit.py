@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import nullcontext
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import nn
@@ -110,35 +111,18 @@ class ViTScratch(ViTNet):
     it has 36.
     """
 
-    def __init__(
-        self,
-        *,
-        classes: int = 7,
-        side: int = 96,
-        patch: int = 16,
-        width: int = 192,
-        heads: int = 3,
-        layers: int = 4,
-        dropout: float = 0.1,
-        shares: Sequence[float] = (1.0,),
-        tau: float = 0.0,
-        temperatures: Sequence[float] = (),
-    ) -> None:
-        """Build the network; the arguments are those of `ViTNet`."""
-        super().__init__(
-            classes=classes,
-            side=side,
-            stem=(),
-            patch=patch,
-            width=width,
-            heads=heads,
-            layers=layers,
-            dropout=dropout,
-            token=True,
-            shares=shares,
-            tau=tau,
-            temperatures=temperatures,
-        )
+    def __init__(self, **arguments: Any) -> None:
+        """Build the network; the arguments are those of `ViTNet` but for `stem` and `token`."""
+        defaults: dict[str, Any] = {
+            "side": 96,
+            "patch": 16,
+            "heads": 3,
+            "layers": 4,
+            "dropout": 0.1,
+            "shares": (1.0,),
+            "tau": 0.0,
+        }
+        super().__init__(stem=(), token=True, **(defaults | arguments))
 
 
 class _Halve(nn.Sequential):

@@ -12,7 +12,7 @@ from moodreel.errors import NoFace, NoFaceNoAudio
 from moodreel.faces.features import FaceFeatures
 from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.pipelines.clip_loader import ClipLoader
-from moodreel.pipelines.people_extractor import SAMPLE_RATE
+from moodreel.pipelines.people_extractor import ANALYSIS_FPS
 from moodreel.pipelines.video import VideoPipeline
 from moodreel.training.data.examples import Example, process_files
 from moodreel.training.data.face_cache import save_arrays
@@ -43,7 +43,7 @@ def load_tracks(examples: Sequence[Example], context: DataContext) -> list[list[
             arrays = {name: np.stack([getattr(face, name) for face in faces]) for name in _TRACK_FIELDS}
             return arrays | {"seen": np.array([face is not None for face in track])}
 
-        cached = _load(examples, extract, f"track-{SAMPLE_RATE:g}", _TRACK_FIELDS, context.cache)
+        cached = _load(examples, extract, f"track-{ANALYSIS_FPS:g}", _TRACK_FIELDS, context.cache)
     return [None if arrays is None else _to_track(arrays) for arrays in cached]
 
 

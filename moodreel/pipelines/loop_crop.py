@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from moodreel.media.scaling import fit_within
 from moodreel.media.video import Frame, LoopFrame
 from moodreel.pipelines.geometry import PixelBox
 
@@ -27,7 +28,7 @@ _STILL_SHARE = 0.06
 
 
 @dataclass(frozen=True)
-class FaceCrop:
+class LoopCrop:
     """An aspect, and the face to crop around.
 
     Attributes:
@@ -60,9 +61,7 @@ class FaceCrop:
             uint8 (h, w, 3) RGB, all of one size.
         """
         height, width = frames[0].rgb.shape[:2]
-        window = self._window(width, height)
-        scale = min(1.0, side / max(window))
-        size = max(1, round(window[0] * scale)), max(1, round(window[1] * scale))
+        size = fit_within(self._window(width, height), side)
         low = (np.array(size) - 1) / 2
         high = np.array([width, height]) - 1 - low
         centers = self._path([frame.time for frame in frames], width / video_width)

@@ -8,7 +8,7 @@ import pytest
 import skimage.data
 import skimage.io
 
-from moodreel.faces.portrait import (
+from moodreel.faces.person_check import (
     MAX_CHECKS,
     MIN_CONFIDENCE,
     MIN_POOR_CONFIDENCE,
