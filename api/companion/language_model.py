@@ -8,13 +8,14 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import httpx2
 
 from api.errors import ApiError
 
 MAX_TOKENS = 120
+CONNECT_SECONDS, FIRST_SECONDS, TOTAL_SECONDS = 5.0, 30.0, 60.0
+"""Timeouts of the connection, of the first piece of text, and of the whole answer."""
 _TEMPERATURE = 0.7
 _MAX_EVENT_BYTES = 64 * 1024
 _POLL_SECONDS = 0.25
@@ -27,15 +28,6 @@ Messages = Sequence[Mapping[str, str]]
 """The conversation: `role` and `content` of each message."""
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds for the connection, until the first piece of text, and for the whole answer."""
-
-    connect: float = 5
-    first: float = 30
-    total: float = 60
-
-
 class LanguageModel:
     """A language model on a server.
 
@@ -43,14 +35,12 @@ class LanguageModel:
         base_url: The address under which the server has `/chat/completions`.
         model: Its name on the server.
         api_key: Sent as a bearer token; None sends none.
-        timeouts: Of one answer.
     """
 
-    def __init__(self, base_url: str, model: str, api_key: str | None = None, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, base_url: str, model: str, api_key: str | None = None) -> None:
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._model = model
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeouts = timeouts or Timeouts()
         self._ssl = httpx2.create_ssl_context()  # takes some milliseconds, so it is made once
 
     def stream(
@@ -90,8 +80,8 @@ class LanguageModel:
     ) -> None:
         """Put the pieces of the answer into a queue, and then None, or the error that ended it."""
         try:
-            async with asyncio.timeout(self._timeouts.total), aclosing(self._pieces(messages, headers)) as pieces:
-                async with asyncio.timeout(self._timeouts.first):
+            async with asyncio.timeout(TOTAL_SECONDS), aclosing(self._pieces(messages, headers)) as pieces:
+                async with asyncio.timeout(FIRST_SECONDS):
                     await queue.put(await anext(pieces))
                 async for piece in pieces:
                     await queue.put(piece)
@@ -111,7 +101,7 @@ class LanguageModel:
             "temperature": _TEMPERATURE,
             "stream": True,
         }
-        timeout = httpx2.Timeout(None, connect=self._timeouts.connect)
+        timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)
         async with (
             httpx2.AsyncClient(verify=self._ssl, timeout=timeout, headers={**self._headers, **headers}) as client,
             client.sse(self._url, method="POST", json=body, max_event_size=_MAX_EVENT_BYTES) as source,

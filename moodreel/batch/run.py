@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import pyarrow as pa
 
 from moodreel.batch.analyses import Analyses
-from moodreel.batch.analyzer import AnalyzerOptions, ClipAnalyzer
+from moodreel.batch.analyzer import AnalyzerOptions
 from moodreel.batch.calendar_plot import plot_calendar
 from moodreel.batch.filesystem import OutputFolder
 from moodreel.batch.ray_runner import analyze, ray_session
@@ -28,8 +28,6 @@ class BatchOptions:
 
     Attributes:
         source: folder, pattern or file.
-        out: output folder.
-        analyzer: how to analyze.
         workers: number of worker processes; None for one a core.
         limit: files to analyze at most; None for all.
         retry_errors: whether to analyze files again that had an error.
@@ -62,15 +60,12 @@ class BatchProgress:
     errors: int = 0
 
 
-def run_batch(
-    options: BatchOptions, report: Callable[[BatchProgress], None], *, kind: type[ClipAnalyzer] = ClipAnalyzer
-) -> BatchSummary:
+def run_batch(options: BatchOptions, report: Callable[[BatchProgress], None]) -> BatchSummary:
     """Run a batch. What is done when it is interrupted stays done.
 
     Args:
         options: what to analyze.
         report: called with the progress, once before the first file and then whenever some are done.
-        kind: the class whose objects analyze.
 
     Returns:
         A summary of all that is in the output folder.
@@ -81,15 +76,11 @@ def run_batch(
     output = OutputFolder(options.out)
     sources = list_sources(options.source, output)
     with output.locked():
-        return _run(options, sources, output, report, kind)
+        return _run(options, sources, output, report)
 
 
 def _run(
-    options: BatchOptions,
-    sources: list[str],
-    output: OutputFolder,
-    report: Callable[[BatchProgress], None],
-    kind: type[ClipAnalyzer],
+    options: BatchOptions, sources: list[str], output: OutputFolder, report: Callable[[BatchProgress], None]
 ) -> BatchSummary:
     analyses = Analyses(output)
     if options.force or options.retry_errors:
@@ -103,7 +94,7 @@ def _run(
     report(progress)
     if remaining := remaining[: options.limit]:
         with ray_session(options.workers) as workers, _Buffer(analyses) as buffer:
-            for rows in analyze(remaining, options.analyzer, output, workers, kind=kind):
+            for rows in analyze(remaining, options.analyzer, output, workers):
                 buffer.add(rows)
                 summary.add(rows)
                 errors = len(rows) - rows["error"].null_count
