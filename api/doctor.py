@@ -37,7 +37,7 @@ from api.workers import (
 )
 from moodreel.errors import MoodreelError
 from moodreel.storage.connect import open_database
-from moodreel.storage.database import Schema, StorageError
+from moodreel.storage.database import StorageError, StoreDefinition
 from moodreel.storage.objects import ObjectStorage, new_key
 
 MIN_KEY_CHARACTERS = 16
@@ -286,7 +286,10 @@ def check_named_parts(settings: Settings) -> Iterator[Finding]:
 
 def _connect(name: str, url: str) -> None:
     """Connect to PostgreSQL, as a user that may create tables. Raises StorageError."""
-    open_database(url, Schema("doctor", ()), name="database", settings=("", name), error=StorageError).close()
+    database = open_database(url, StoreDefinition("doctor", "database", StorageError, (), url_setting=name))
+    with database.read():
+        pass
+    database.close()
 
 
 def _store(url: str) -> None:

@@ -12,6 +12,7 @@ from api.openapi import GuardedBlueprint
 from api.request_parsing import read_json
 from api.schemas.companion import MAX_CHARACTERS, CompanionSchema, JournalEntrySchema
 from api.services import services
+from moodreel.storage.call_log import CallFields
 from moodreel.timing import stage
 
 MAX_BODY_BYTES = 64 * 1024
@@ -87,7 +88,7 @@ def _stream(pieces: Generator[str]) -> Response:
     return response
 
 
-def _events(pieces: Iterator[str], fields: log_fields.LogFields) -> Iterator[str]:
+def _events(pieces: Iterator[str], fields: CallFields) -> Iterator[str]:
     """Write the pieces as events. The fields are those of the call's row."""
     try:
         for piece in pieces:

@@ -13,7 +13,7 @@ from api.request_parsing import has_body, read_json
 from api.schemas.fields import LoadedData, to_dict
 from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
-from moodreel.storage.call_log import write_csv
+from moodreel.storage.call_log_export import write_csv
 from moodreel.storage.database import Page
 
 _NEXT_CURSOR = {"description": "Beside CSV: `next_cursor`; absent on the last page.", "schema": {"type": "string"}}

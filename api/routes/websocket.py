@@ -125,11 +125,10 @@ def _sign_in(message: str | bytes, slot: ConnectionSlot) -> None:
         auth = None
     if not isinstance(auth, dict) or not auth:
         raise ApiError("unauthorized", _SIGN_IN)
-    g.caller = authentication.authenticate(with_credentials(request, auth))
+    access_log.set_caller(authentication.authenticate(with_credentials(request, auth)))
     authentication.require_caller(dated=False)
     if not slot.authenticate(g.caller.user):
         raise _no_capacity()
-    access_log.set_caller(g.caller.id)
 
 
 @blueprint.route(PATH, methods=["GET"])

@@ -6,10 +6,9 @@ analyzed file cannot be reconstructed.
 
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
-from moodreel.storage.database import Connection, Schema, StorageError
+from moodreel.storage.database import Connection, StorageError, StoreDefinition
 from moodreel.storage.sqlite import SqliteDatabase
 
 MAX_ROWS = 256
@@ -27,33 +26,31 @@ def m001_analyses(db: Connection) -> None:
     db.execute("create index idx_analyses_created on analyses (created)")
 
 
-SCHEMA = Schema("analyses", (m001_analyses,))
+DEFINITION = StoreDefinition(
+    "analyses",
+    "cache of analyses",
+    AnalysisStoreError,
+    (m001_analyses,),
+    file_setting="ANALYSIS_CACHE_PATH",
+    secret=True,
+)
 
 
 class AnalysisStore:
     """The analyses of the last seconds. Make one after a fork, never before. Thread-safe."""
 
-    def __init__(self, path: Path | str, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path | str, *, seconds: float) -> None:
         """Open the file.
 
         Args:
             path: the SQLite file; it and its folder are created as needed.
             seconds: how long an analysis is kept.
-            clock: monotonic time in seconds, the same in all processes.
 
         Raises:
             AnalysisStoreError: the file cannot be opened.
         """
         self._seconds = seconds
-        self._clock = clock
-        self._database = SqliteDatabase(
-            path,
-            SCHEMA,
-            name="cache of analyses",
-            setting="ANALYSIS_CACHE_PATH",
-            error=AnalysisStoreError,
-            secure_delete=True,
-        )
+        self._database = SqliteDatabase(path, DEFINITION)
 
     def get(self, key: str) -> str | None:
         """Return a value that is not too old. Raises AnalysisStoreError."""
@@ -68,7 +65,7 @@ class AnalysisStore:
         compressed = zlib.compress(value.encode(), level=1)
         if len(compressed) <= MAX_VALUE_BYTES:
             with self._database.write() as db:
-                db.execute("insert or replace into analyses values (?, ?, ?)", [key, self._clock(), compressed])
+                db.execute("insert or replace into analyses values (?, ?, ?)", [key, time.monotonic(), compressed])
         self.prune()
 
     def prune(self) -> None:
@@ -80,5 +77,5 @@ class AnalysisStore:
 
     def _valid_times(self) -> list[float]:
         """Return the first and last time of analyses that are not too old; later ones are from before a restart."""
-        now = self._clock()
+        now = time.monotonic()
         return [now - self._seconds, now]

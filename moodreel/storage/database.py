@@ -80,16 +80,27 @@ class Connection(Protocol):
 
 
 @dataclass(frozen=True)
-class Schema:
-    """The tables of a store.
+class StoreDefinition:
+    """The tables of a store, and how messages speak of it.
 
     Attributes:
-        name: of the store.
+        name: under which migrations are recorded.
+        title: what operators call it.
+        error: exception raised, with a message for operators, if its database cannot be opened, read or written.
         migrations: make and upgrade the tables, in this order. Each is recorded by its name, and applied once.
+        file_setting: the environment variable that names its file.
+        url_setting: the environment variable that has its URL; empty if it is always a file.
+        secret: whether it holds what users sent: deleted rows are overwritten (SQLite would only unlink them), and only
+            the owner of the file may read it.
     """
 
     name: str
+    title: str
+    error: type[StorageError]
     migrations: tuple[Callable[[Connection], None], ...]
+    file_setting: str = ""
+    url_setting: str = ""
+    secret: bool = False
 
 
 @dataclass(frozen=True)

@@ -34,13 +34,7 @@ class ObjectStorageError(MoodreelError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file.
-
-    Attributes:
-        name: file name, such as "picture.jpg".
-        type: media type, such as "image/jpeg".
-        data: contents.
-    """
+    """A file: its name, such as picture.jpg, its media type, such as image/jpeg, and its contents."""
 
     name: str
     type: str

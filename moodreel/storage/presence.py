@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from moodreel.storage.database import Connection, Schema, StorageError
+from moodreel.storage.database import Connection, StorageError, StoreDefinition
 from moodreel.storage.sqlite import SqliteDatabase
 
 HEARTBEAT_SECONDS = 1.0
@@ -102,7 +102,9 @@ def m001_processes(db: Connection) -> None:
     )
 
 
-SCHEMA = Schema("presence", (m001_processes,))
+DEFINITION = StoreDefinition(
+    "presence", "count of connections", PresenceError, (m001_processes,), file_setting="PRESENCE_PATH"
+)
 
 
 class SqlitePresenceStore:
@@ -146,9 +148,7 @@ class SqlitePresenceStore:
     def _open(self) -> SqliteDatabase:
         with self._lock:
             if self._database is None:
-                self._database = SqliteDatabase(
-                    self._path, SCHEMA, name="count of connections", setting="PRESENCE_PATH", error=PresenceError
-                )
+                self._database = SqliteDatabase(self._path, DEFINITION)
             return self._database
 
 

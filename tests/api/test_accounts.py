@@ -20,7 +20,7 @@ from api.auth.token_verifiers import Token, TokenVerifier
 from api.errors import ApiError
 from api.settings import Settings
 from moodreel.storage import call_log
-from moodreel.storage.call_log import Call, CallLog, CallOutcome
+from moodreel.storage.call_log import Call, CallLog
 from moodreel.storage.timestamps import format_timestamp
 from tests.support import accounts
 from tests.support.accounts import ISSUER, PROVIDER, UNKNOWN_KEY, openid_token, own_token
@@ -476,7 +476,7 @@ def log_call(log: CallLog, caller: str | None, at: str, seconds: float | None = 
     call = Call.begin(request_id="r", method="POST", endpoint="/predict", caller=caller)
     call.row["timestamp"] = format_timestamp(datetime.fromisoformat(at + "Z"))
     if status is not None:
-        call.finish(CallOutcome(status, 1.0, video_seconds=seconds))
+        call.finish(status, video_seconds=seconds)
     log.write(call)
 
 

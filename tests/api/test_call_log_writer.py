@@ -13,7 +13,7 @@ import pytest
 
 from api import call_log_writer
 from api.call_log_writer import CallLogWriter
-from moodreel.storage.call_log import Call, CallLog, CallOutcome
+from moodreel.storage.call_log import Call, CallLog
 from moodreel.storage.database_url import is_url
 from tests.support.server import Server
 
@@ -76,7 +76,7 @@ def begin(writer: CallLogWriter, name: str, caller: str | None = None) -> Call:
 
 
 def finish(writer: CallLogWriter, call: Call) -> None:
-    call.finish(CallOutcome(200, 1.0))
+    call.finish(200)
     writer.write(call)
 
 
@@ -143,7 +143,7 @@ def test_calls_that_wait_count_for_the_rate_limit(log: CallLog, writer: CallLogW
         for caller in ("a", "b", "a"):
             begin(writer, "call", caller)
         rejected = begin(writer, "call", "a")
-        rejected.finish(CallOutcome(429, 1.0, error="rate_limited"))
+        rejected.finish(429, error="rate_limited")
         assert len(writer.waiting_calls("a", now - minute, now + minute)) == 2
         assert writer.waiting_calls("a", now + minute, now + 2 * minute) == []
         assert writer.waiting_calls("a", now - minute, now) == [], "calls from before the clock was set back"

@@ -13,7 +13,7 @@ from tests.storage.conftest import Clock
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> AnalysisStore:
-    return AnalysisStore(tmp_path / "data" / "analyses.db", seconds=60, clock=clock)
+    return AnalysisStore(tmp_path / "data" / "analyses.db", seconds=60)
 
 
 def test_a_value_is_kept_for_its_time_only(store: AnalysisStore, clock: Clock) -> None:
