@@ -19,7 +19,6 @@ from api.websocket.broadcaster import ConnectionBroadcaster
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.media.image import ImageLimits
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.pipelines.analysis_cache import AnalysisCache
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
@@ -62,8 +61,12 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
     call_log, history = CallLog(settings.log_database_url or settings.log_path, serving=True), open_history(settings)
     analysis_cache = open_analysis_cache(settings)
     engine = ready.get("engine") or load_engine(settings)
-    video_pipeline = ready.get("video_pipeline") or create_video_pipeline(settings, engine, analysis_cache)
-    image_pipeline = ready.get("image_pipeline") or create_image_pipeline(settings, engine)
+    video_pipeline = ready.get("video_pipeline") or VideoPipeline(
+        engine, limits=video_limits(settings), sample_rate=settings.analysis_fps, cache=analysis_cache
+    )
+    image_limits = ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
+    frame_limits = ImageLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
+    image_pipeline = ready.get("image_pipeline") or ImagePipeline(engine, image_limits)
     return Services(
         settings=settings,
         engine=engine,
@@ -73,7 +76,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         or ImageOrVideoPipeline(image_pipeline, video_pipeline),
         text_pipeline=ready.get("text_pipeline") or load_text_pipeline(settings),
         audiovisual_pipeline=ready.get("audiovisual_pipeline") or load_audiovisual_pipeline(settings, engine),
-        frame_scheduler=create_frame_scheduler(settings, engine),
+        frame_scheduler=FrameScheduler(engine, frame_limits, threads=settings.analyses_at_once),
         call_log=call_log,
         call_log_writer=CallLogWriter(call_log),
         token_verifier=token_verifier,
@@ -175,17 +178,6 @@ def load_engine(settings: Settings) -> Engine:
     )
 
 
-def create_video_pipeline(settings: Settings, engine: Engine, cache: AnalysisCache | None) -> VideoPipeline:
-    """Create the video pipeline."""
-    return VideoPipeline(engine, limits=video_limits(settings), sample_rate=settings.analysis_fps, cache=cache)
-
-
-def create_image_pipeline(settings: Settings, engine: Engine) -> ImagePipeline:
-    """Create the image pipeline."""
-    limits = ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
-    return ImagePipeline(engine, limits)
-
-
 def load_text_pipeline(settings: Settings) -> TextPipeline:
     """Load the text models. Raises MoodreelError."""
     return TextPipeline.load(
@@ -210,12 +202,6 @@ def load_audiovisual_pipeline(settings: Settings, engine: Engine) -> AudioVisual
         use_gpu=settings.use_gpu,
         limits=video_limits(settings),
     )
-
-
-def create_frame_scheduler(settings: Settings, engine: Engine) -> FrameScheduler:
-    """Create the scheduler of live frames. Its threads start when needed."""
-    limits = ImageLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
-    return FrameScheduler(engine, limits, threads=settings.analyses_at_once)
 
 
 def video_limits(settings: Settings) -> VideoLimits:

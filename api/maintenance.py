@@ -16,26 +16,21 @@ IDLE_SECONDS = 2.0
 
 def run_hourly(app: Flask, task: Callable[[Services], None]) -> None:
     """Run a task now, and again after the first request that finds an hour has passed."""
-    periodic = _PeriodicTask(services(app), task)
-    periodic.run()
-    app.after_request(periodic.schedule)
+    container, due = services(app), 0.0
 
+    def run() -> None:
+        nonlocal due
+        due = time.monotonic() + INTERVAL_SECONDS
+        task(container)
 
-class _PeriodicTask:
-    def __init__(self, container: Services, task: Callable[[Services], None]) -> None:
-        self._container = container
-        self._task = task
-        self._due = 0.0
-
-    def schedule(self, response: Response) -> Response:
+    def after_request(response: Response) -> Response:
         # After the response has been sent: no client waits for the task.
-        if time.monotonic() >= self._due:
-            response.call_on_close(self.run)
+        if time.monotonic() >= due:
+            response.call_on_close(run)
         return response
 
-    def run(self) -> None:
-        self._due = time.monotonic() + INTERVAL_SECONDS
-        self._task(self._container)
+    run()
+    app.after_request(after_request)
 
 
 def release_memory_when_idle(app: Flask) -> None:

@@ -38,22 +38,18 @@ GUARDED_CODES = (
     "keys_unavailable",
     "log_unavailable",
 )
-IDEMPOTENCY_CODES = ("request_in_progress", "idempotency_key_reused")
-VIDEO_CODES = (
-    *IDEMPOTENCY_CODES,
+ANALYSIS_CODES = (
+    "request_in_progress",
+    "idempotency_key_reused",
     "bad_json",
     "too_large",
-    "video_too_long",
-    "video_too_big",
     "unsupported_media",
     "invalid_request",
-    "bad_base64",
-    "video_corrupt",
-    "video_too_short",
     "overloaded",
     "model_missing",
 )
-
+VIDEO_CODES = (*ANALYSIS_CODES, "video_too_long", "video_too_big", "bad_base64", "video_corrupt", "video_too_short")
+IMAGE_CODES = (*ANALYSIS_CODES, "picture_too_big", "bad_base64", "picture_corrupt")
 AUDIOVISUAL_CODES = (*VIDEO_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
 
 _FORM_PLUGIN = MarshmallowPlugin()
@@ -79,31 +75,6 @@ SECURITY_SCHEMES = {
     },
 }
 """Ways to authenticate; a request needs one of them."""
-
-IMAGE_CODES = (
-    *IDEMPOTENCY_CODES,
-    "bad_json",
-    "too_large",
-    "picture_too_big",
-    "unsupported_media",
-    "invalid_request",
-    "bad_base64",
-    "picture_corrupt",
-    "overloaded",
-    "model_missing",
-)
-
-TEXT_CODES = (
-    *IDEMPOTENCY_CODES,
-    "bad_json",
-    "too_large",
-    "text_too_long",
-    "unsupported_media",
-    "invalid_request",
-    "text_empty",
-    "overloaded",
-    "model_missing",
-)
 
 # Not the format `date-time`: openapi-python-client takes no header of that type.
 _DATE_TIME = {"type": "string", "pattern": r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d))?$"}

@@ -36,17 +36,8 @@ class Services:
     """The service container, one per process.
 
     Attributes:
-        settings: The operator's settings.
         engine: The models, threads and slots that the pipelines share.
-        video_pipeline: Predicts emotions in clips and makes thumbnails.
-        image_pipeline: Predicts emotions in images.
-        image_or_video_pipeline: Predicts emotions in files of either kind.
-        text_pipeline: Predicts emotions in texts.
-        audiovisual_pipeline: Predicts emotions from faces and sound.
         frame_scheduler: Runs the frames of live sessions.
-        call_log: The database of calls.
-        call_log_writer: Writes calls into it.
-        token_verifier: Verifies bearer tokens.
         concurrency_limiter: Bounds the requests whose bodies are in memory.
         connection_limiter: Bounds long-lived connections.
         shutdown_hooks: Run when the worker is stopped.

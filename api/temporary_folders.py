@@ -18,15 +18,7 @@ _service_folders: dict[str, str] = {}
 
 
 def make_folder(prefix: str, parent: str) -> str:
-    """Make a folder for this process and its workers. Delete those of killed services, which no process locks.
-
-    Args:
-        prefix: of its name.
-        parent: the folder to make it in.
-
-    Returns:
-        Its path.
-    """
+    """Make a folder for this process and its workers. Delete those of killed services, which no process locks."""
     for old in Path(parent).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             lock = _lock(old)

@@ -47,11 +47,6 @@ class Token:
 
     Attributes:
         user_id: The user, as the issuer knows them.
-        subject: The claim `sub`.
-        roles: The claim `roles`.
-        issuer: The claim `iss`.
-        issued_at: The claim `iat`.
-        expires_at: The claim `exp`.
         renewable: Whether this service can sign a new one.
         claims: All claims.
     """
