@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from api import log_fields
+from api.error_details import ERROR_DETAILS
 from moodreel import errors as domain
 from moodreel.errors import MoodreelError
 from moodreel.storage.call_log import CallLogError
@@ -88,16 +89,8 @@ RETRY_AFTER_SECONDS = {
 
 _TITLES = {"invalid_request": "The request breaks its schema", "uri_too_long": "URI too long"}
 
-_DETAILS = {
-    404: "There is nothing at this address. /openapi.json lists all addresses.",
-    405: "This address does not support the method. The Allow header lists the methods that it supports.",
-    416: "The file is shorter than the range. Content-Range has its length: ask for less, or leave Range out.",
-}
-
 _MIN_VIDEO_BYTES = 1_000_000
 """A body with a lower limit is not a video, but for example a token."""
-
-_INTERNAL = "Something went wrong on the server. Try again. If it happens again, report the request_id."
 
 
 class ErrorMessage(TypedDict):
@@ -132,14 +125,14 @@ class ApiError(Exception):
 
     Args:
         code: A key of `STATUS`.
-        detail: A sentence for the caller that says what to do next.
+        detail: A sentence for the caller that says what to do next; None is the one of `ERROR_DETAILS`.
         headers: Headers of the response.
     """
 
-    def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
+    def __init__(self, code: str, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         self.code = code
-        self.detail = detail
+        self.detail = detail or ERROR_DETAILS[code]
+        super().__init__(self.detail)
         self.headers = headers or {}
 
 
@@ -186,7 +179,7 @@ def to_message(error: Exception) -> ErrorMessage:
     if isinstance(error, MoodreelError) and error.code:
         logger.info("%s: %s (%r)", error.code, error, error.__cause__)
         return {"code": error.code, "message": str(error)}
-    return {"code": "internal", "message": _INTERNAL}
+    return {"code": "internal", "message": ERROR_DETAILS["internal"]}
 
 
 def title(code: str) -> str:
@@ -259,7 +252,7 @@ def _handle_http_error(error: HTTPException) -> Response:
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
         error.code, re.sub(r"\W+", "_", phrase.lower())
     )
-    detail = _too_large() if error.code == 413 else _DETAILS.get(error.code, f"{phrase}.")
+    detail = _too_large() if error.code == 413 else ERROR_DETAILS.get(code, f"{phrase}.")
     return problem_response(code, detail, headers=headers, status=error.code)
 
 

@@ -15,7 +15,7 @@ from marshmallow.fields import Field
 
 import moodreel
 from api.auth import authentication
-from api.error_examples import ERROR_EXAMPLES
+from api.error_details import ERROR_DETAILS
 from api.errors import STATUS, title
 from api.schemas.fields import Base64, LargeString, LoadedData, to_dict
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
@@ -335,13 +335,13 @@ def _example(status: int, code: str) -> Spec:
         "type": f"urn:moodreel:problem:{code}",
         "title": title(code),
         "status": status,
-        "detail": ERROR_EXAMPLES[code],
+        "detail": ERROR_DETAILS[code],
         "code": code,
         "request_id": "6f1c1a528c0e4c119a6b0d1f7c1f7b1e",
     }
     if code != "invalid_request":
         return problem
-    name, _, message = ERROR_EXAMPLES[code].removesuffix(" Correct it and send it again.").partition(": ")
+    name, _, message = ERROR_DETAILS[code].removesuffix(" Correct it and send it again.").partition(": ")
     return {**problem, "errors": {name: [message]}}
 
 

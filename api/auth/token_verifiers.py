@@ -122,10 +122,7 @@ class TokenVerifier:
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise _invalid("The token is not valid for this service. Sign in again and send the new one.") from error
         except KeysUnavailable as error:
-            raise ApiError(
-                "keys_unavailable",
-                "The token cannot be verified now, because its issuer does not answer. Try again soon.",
-            ) from error
+            raise ApiError("keys_unavailable") from error
 
     def renew(self, token: Token, now: float | None = None) -> "RenewedToken":
         """Sign a new token of the same claims and lifetime. Raises ApiError if that is not allowed."""

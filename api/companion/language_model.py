@@ -73,7 +73,7 @@ class LanguageModel:
                     return
                 yield item
             call.cancel()
-            raise ApiError("client_closed_request", "The caller closed the connection.")
+            raise ApiError("client_closed_request")
 
     async def _fill(
         self, queue: asyncio.Queue[str | ApiError | None], messages: Messages, headers: Mapping[str, str]
@@ -87,11 +87,11 @@ class LanguageModel:
                     await queue.put(piece)
             await queue.put(None)
         except Exception as error:
-            code, detail = _problem(error)
+            code = _code(error)
             # The message of an error may hold what the caller wrote.
             status = error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else ""
             logger.warning("the companion's model failed: %s %s %s", code, type(error).__name__, status)
-            await queue.put(ApiError(code, detail))
+            await queue.put(ApiError(code))
 
     async def _pieces(self, messages: Messages, headers: Mapping[str, str]) -> AsyncGenerator[str]:
         body = {
@@ -118,10 +118,10 @@ class LanguageModel:
         raise httpx2.RemoteProtocolError("The answer broke off.")
 
 
-def _problem(error: Exception) -> tuple[str, str]:
-    """Return the code and the sentence for an error of a call."""
+def _code(error: Exception) -> str:
+    """Return the code for an error of a call."""
     if isinstance(error, httpx2.ConnectTimeout | httpx2.NetworkError | httpx2.HTTPStatusError):
-        return "companion_unavailable", "The companion's model cannot be reached now. Try again in a minute."
+        return "companion_unavailable"
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return "companion_timeout", "The companion's model took too long. Try again, or write less."
-    return "companion_bad_answer", "The companion's model sent no usable answer. Try again."
+        return "companion_timeout"
+    return "companion_bad_answer"

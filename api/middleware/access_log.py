@@ -13,6 +13,7 @@ from flask import Flask, Response, current_app, g, request
 from api import log_fields, maintenance, request_headers
 from api.auth import authentication
 from api.auth.authentication import Caller
+from api.error_details import ERROR_DETAILS
 from api.errors import problem_response
 from api.middleware import request_body
 from api.services import Services, services
@@ -52,7 +53,7 @@ def sub_request(method: str) -> Iterator[None]:
             _finish_row(g.status, None)
 
 
-def answer_unparsed(app: Flask, code: str, detail: str) -> bytes:
+def answer_unparsed(app: Flask, code: str, detail: str | None) -> bytes:
     """Make the whole response to a request that Gunicorn could not parse, and write its row: `app` never sees it.
 
     What it asked for is not known: the method and the endpoint of the row are "-".
@@ -60,7 +61,7 @@ def answer_unparsed(app: Flask, code: str, detail: str) -> bytes:
     with app.app_context():
         g.request_id = uuid.uuid4().hex
         headers = {"x-request-id": g.request_id, "Cache-Control": "no-store", "Connection": "close"}
-        response = problem_response(code, detail, headers=headers)
+        response = problem_response(code, detail or ERROR_DETAILS[code], headers=headers)
         body = response.get_data()
         call = Call.begin(request_id=g.request_id, method="-", endpoint="-")
         call.finish(response.status_code, len(body), error=code)

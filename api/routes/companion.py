@@ -65,9 +65,7 @@ def ask() -> Response:
     """
     companion = services().companion
     if companion is None:
-        raise ApiError(
-            "companion_off", "The companion is off. The operator of this service can set LLM_BASE_URL and LLM_MODEL."
-        )
+        raise ApiError("companion_off")
     request.max_content_length = MAX_BODY_BYTES
     entry = JournalEntrySchema().load(read_json(_EXAMPLE))
     if answer := companion.crisis_words.answer(entry["text"]):

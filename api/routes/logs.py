@@ -43,7 +43,7 @@ def _filters() -> Mapping[str, object]:
         return in_query
     in_body = read_json('{"status_code": 200}')
     if in_query and in_body:
-        raise ApiError("ambiguous_filters", "Send the filters as a query string or as a JSON body, not both.")
+        raise ApiError("ambiguous_filters")
     return in_body or in_query
 
 

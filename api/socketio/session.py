@@ -12,7 +12,6 @@ from api import request_headers
 from api.auth import authentication
 from api.auth.authentication import Caller
 from api.auth.credentials import with_credentials
-from api.auth.csrf import is_same_origin
 from api.errors import STATUS, ApiError, to_message
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS
 from api.schemas.fields import LoadedData
@@ -94,7 +93,7 @@ class SocketIOSession:
     def handle_frame(self, frame: bytes, sequence: int | None, time: float | None) -> None:
         """Submit a frame to the scheduler. Raises ApiError, UnsupportedMedia or ImageTooBig."""
         if self._started_at is None or self._scheduled is None:
-            raise ApiError("not_started", "Send control with the action start before the first frame.")
+            raise ApiError("not_started")
         if self._scheduler.submit(self._scheduled, frame, sequence=sequence, time=time) is not None:
             LIVE_FRAMES.labels("dropped").inc()
 
@@ -222,10 +221,8 @@ def _require_caller(call: Call) -> Caller:
     finally:
         # The row is the session's. As the request's it would be completed at the end of this event.
         g.call = None
+    authentication.require_own_cookie()
     caller: Caller = g.caller
-    origins = services().settings.cors_origins
-    if caller.cookie and request.headers.get("Origin") and not is_same_origin(request, origins):
-        raise ApiError("forbidden", "Another site's page may not use your cookie. Send the token as auth.token.")
     if not current_slot().authenticate(caller.user):
         raise ApiError(
             "overloaded", "The limit of connections is reached, for all users or for you. Close one, or try again soon."

@@ -10,11 +10,11 @@
 If several machines share the work the rows are in Redis (`moodreel.storage.presence_redis`), and so is the clock.
 """
 
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -71,10 +71,9 @@ class PresenceStore(Protocol):
 class Presence:
     """The presence of this process. `heartbeat` is called by one thread only, the rest by any."""
 
-    def __init__(self, store: PresenceStore, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: PresenceStore) -> None:
         self.name = uuid.uuid4().hex
         self._store = store
-        self._clock = clock
         self._reported: ProcessCount | None = None
         self._reported_at = 0.0
 
@@ -84,9 +83,9 @@ class Presence:
             if self._reported is not None:
                 self._store.delete(self.name)
                 self._reported = None
-        elif count != self._reported or self._clock() - self._reported_at >= HEARTBEAT_SECONDS:
+        elif count != self._reported or time.monotonic() - self._reported_at >= HEARTBEAT_SECONDS:
             self._store.write(self.name, count)
-            self._reported, self._reported_at = count, self._clock()
+            self._reported, self._reported_at = count, time.monotonic()
         return ConnectionCounts(self._store.read())
 
     def count_others(self) -> int:
@@ -110,18 +109,17 @@ DEFINITION = StoreDefinition(
 class SqlitePresenceStore:
     """Rows in a SQLite file, for the processes of one machine. The file is opened at first use."""
 
-    def __init__(
-        self, path: Path | str, clock: Callable[[], float] = time.monotonic, boot_id: str | None = None
-    ) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._path = path
-        self._clock = clock
-        self._boot_id = boot_id or _read_boot_id()
-        self._database: SqliteDatabase | None = None
-        self._lock = threading.Lock()
+        self._boot_id = _read_boot_id()
+
+    @cached_property
+    def _database(self) -> SqliteDatabase:
+        return SqliteDatabase(self._path, DEFINITION)
 
     def write(self, name: str, count: ProcessCount) -> None:
         """Insert or update a row, and delete stale rows."""
-        now = self._clock()
+        now = time.monotonic()
         row = {
             "name": name,
             "boot": self._boot_id,
@@ -129,27 +127,21 @@ class SqlitePresenceStore:
             "changes": count.changes,
             "beat": now,
         }
-        with self._open().write() as db:
+        with self._database.write() as db:
             db.execute("insert or replace into processes values (:name, :boot, :connections, :changes, :beat)", row)
             db.execute("delete from processes where boot != ? or beat < ?", [self._boot_id, now - STALE_SECONDS])
 
     def delete(self, name: str) -> None:
         """Delete a row."""
-        with self._open().write() as db:
+        with self._database.write() as db:
             db.execute("delete from processes where name = ?", [name])
 
     def read(self) -> Mapping[str, ProcessCount]:
         """Read the rows of this boot that are not stale."""
         query = "select name, connections, changes from processes where boot = ? and beat >= ?"
-        with self._open().read() as db:
-            rows = db.execute(query, [self._boot_id, self._clock() - STALE_SECONDS]).fetchall()
+        with self._database.read() as db:
+            rows = db.execute(query, [self._boot_id, time.monotonic() - STALE_SECONDS]).fetchall()
         return {name: ProcessCount(connections, changes) for name, connections, changes in rows}
-
-    def _open(self) -> SqliteDatabase:
-        with self._lock:
-            if self._database is None:
-                self._database = SqliteDatabase(self._path, DEFINITION)
-            return self._database
 
 
 def _read_boot_id() -> str:

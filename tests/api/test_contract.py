@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 from api.base64_input import decode_base64
-from api.error_examples import ERROR_EXAMPLES
+from api.error_details import ERROR_DETAILS
 from api.errors import STATUS
 from api.schemas import videos
 from api.settings import Settings
@@ -469,7 +469,7 @@ def test_what_is_no_http_is_a_problem_too(server: Server, request_head: bytes, s
         answer.begin()
         body = json.loads(answer.read())
     assert (answer.status, body["status"], body["code"]) == (status, status, code)
-    assert body["detail"] == ERROR_EXAMPLES[code] or code == "bad_header"
+    assert body["detail"] == ERROR_DETAILS[code] or code == "bad_header"
     assert body["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["Content-Type"] == PROBLEM
     assert answer.headers["Connection"] == "close"

@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from moodreel.storage import analysis_store, answer_store, job_store
+from moodreel.storage import analysis_store, answer_store, job_store, presence
 
 
 class Clock:
@@ -19,6 +19,6 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     """The clock of the stores."""
     clock = Clock()
-    for store in (analysis_store, answer_store, job_store):
+    for store in (analysis_store, answer_store, job_store, presence):
         monkeypatch.setattr(store, "time", SimpleNamespace(time=clock, monotonic=clock))
     return clock

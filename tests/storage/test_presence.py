@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from moodreel.storage import presence_redis
+from moodreel.storage import presence, presence_redis
 from moodreel.storage.presence import (
     HEARTBEAT_SECONDS,
     STALE_SECONDS,
@@ -72,9 +72,9 @@ def test_a_new_process_reads_recently_written_rows(member: Member) -> None:
     assert member().count_others() == 15
 
 
-def test_a_stale_row_is_not_counted_and_is_deleted(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "presence.db"
-    stopped, running = (Presence(SqlitePresenceStore(path, clock, "a boot"), clock) for _ in range(2))
+def test_a_stale_row_is_not_counted_and_is_deleted(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "presence.db"
+    stopped, running = (Presence(SqlitePresenceStore(path)) for _ in range(2))
     stopped.heartbeat(ProcessCount(3, 3))
     running.heartbeat(ProcessCount(1, 1))
     for _ in range(int(STALE_SECONDS / HEARTBEAT_SECONDS)):
@@ -82,20 +82,20 @@ def test_a_stale_row_is_not_counted_and_is_deleted(tmp_path: Path) -> None:
         assert running.heartbeat(ProcessCount(1, 1)).connections == 4
     clock.now += HEARTBEAT_SECONDS
     assert running.heartbeat(ProcessCount(1, 1)).connections == 1
-    with SqlitePresenceStore(path, clock, "a boot")._open().read() as db:
+    with SqlitePresenceStore(path)._database.read() as db:
         assert db["processes"].count == 1
     assert stopped.heartbeat(ProcessCount(3, 3)).connections == 4
 
 
-def test_a_row_is_written_when_it_changes_and_at_every_heartbeat(tmp_path: Path) -> None:
-    clock, written = Clock(), []
+def test_a_row_is_written_when_it_changes_and_at_every_heartbeat(tmp_path: Path, clock: Clock) -> None:
+    written = []
 
     class Counting(SqlitePresenceStore):
         def write(self, name: str, count: ProcessCount) -> None:
             written.append(clock.now)
             super().write(name, count)
 
-    presence = Presence(Counting(tmp_path / "presence.db", clock), clock)
+    presence = Presence(Counting(tmp_path / "presence.db"))
     for count in (ProcessCount(1, 1), ProcessCount(1, 1), ProcessCount(2, 2)):
         presence.heartbeat(count)
     assert written == [1000, 1000]
@@ -105,14 +105,13 @@ def test_a_row_is_written_when_it_changes_and_at_every_heartbeat(tmp_path: Path)
     assert written == [1000, 1000, 1001, 1002, 1003]
 
 
-def test_rows_of_an_earlier_boot_are_not_counted(tmp_path: Path) -> None:
-    before, after = Clock(), Clock()
-    before.now = 9_999_999
+def test_rows_of_an_earlier_boot_are_not_counted(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "presence.db"
-    Presence(SqlitePresenceStore(path, before, "first boot"), before).heartbeat(ProcessCount(7, 7))
-    assert (
-        Presence(SqlitePresenceStore(path, after, "second boot"), after).heartbeat(ProcessCount(1, 1)).connections == 1
-    )
+    clock.now = 9_999_999
+    Presence(SqlitePresenceStore(path)).heartbeat(ProcessCount(7, 7))
+    clock.now = 1000
+    monkeypatch.setattr(presence, "_read_boot_id", lambda: "second boot")
+    assert Presence(SqlitePresenceStore(path)).heartbeat(ProcessCount(1, 1)).connections == 1
 
 
 def test_a_stale_row_in_redis_is_not_counted_and_is_deleted(
