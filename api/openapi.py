@@ -183,13 +183,7 @@ class Blueprint(flask_smorest.Blueprint):
 
 
 class GuardedBlueprint(Blueprint):
-    """A blueprint whose routes require an API key or a token, and describe that.
-
-    Args:
-        *args: As for `Blueprint`.
-        dated: Whether a request needs a date header as well.
-        **kwargs: As for `Blueprint`.
-    """
+    """A blueprint whose routes require an API key or a token and, if `dated`, a date header, and describe that."""
 
     common_codes = GUARDED_CODES
 

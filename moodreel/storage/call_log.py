@@ -130,14 +130,7 @@ class Call:
 
     @classmethod
     def begin(
-        cls,
-        *,
-        request_id: str,
-        method: str,
-        endpoint: str,
-        client_id: str | None = None,
-        caller: str | None = None,
-        job: str | None = None,
+        cls, *, request_id: str, method: str, endpoint: str, client_id: str | None = None, job: str | None = None
     ) -> "Call":
         """Make a call that begins now, or a run of a job."""
         row = {
@@ -146,7 +139,6 @@ class Call:
             "method": method,
             "endpoint": endpoint,
             "client_id": client_id,
-            "caller": caller,
             "worker": os.getpid(),
             "job": job,
         }

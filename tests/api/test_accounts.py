@@ -473,7 +473,8 @@ def test_other_credentials_are_not_refreshed(
 
 def log_call(log: CallLog, caller: str | None, at: str, seconds: float | None = None, status: int | None = 200) -> None:
     """Log a call as of that time, in UTC."""
-    call = Call.begin(request_id="r", method="POST", endpoint="/predict", caller=caller)
+    call = Call.begin(request_id="r", method="POST", endpoint="/predict")
+    call.identify(caller)
     call.row["timestamp"] = format_timestamp(datetime.fromisoformat(at + "Z"))
     if status is not None:
         call.finish(status, video_seconds=seconds)

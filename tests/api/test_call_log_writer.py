@@ -70,7 +70,8 @@ def full(path: Path | str) -> Iterator[None]:
 
 
 def begin(writer: CallLogWriter, name: str, caller: str | None = None) -> Call:
-    call = Call.begin(request_id=name, method="GET", endpoint="/", caller=caller)
+    call = Call.begin(request_id=name, method="GET", endpoint="/")
+    call.identify(caller)
     writer.write(call)
     return call
 

@@ -34,8 +34,10 @@ def sqlite_log(tmp_path: Path) -> CallLog:
 
 def write(log: CallLog, name: str, at: datetime | None = None, status: int | None = 200, **more: object) -> int:
     """Log a call with this request_id and time; without a status it stays unfinished."""
-    opening = {key: more.pop(key) for key in ("client_id", "caller", "endpoint") if key in more}
+    caller = more.pop("caller", None)
+    opening = {key: more.pop(key) for key in ("client_id", "endpoint", "job") if key in more}
     call = Call.begin(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
+    call.identify(caller)  # type: ignore[arg-type]
     if at is not None:
         call.row["timestamp"] = format_timestamp(at)
     log.write(call)
@@ -207,7 +209,7 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     write(log, "before the clock was set back", now + timedelta(hours=2), caller="a")
     for status in (503, 200):
         write(log, "run of a job", caller="a", status=status, job="id")
-    log.write(Call.begin(request_id="run of a job", method="POST", endpoint="/predict", caller="a", job="id"))
+    write(log, "run of a job", status=None, caller="a", job="id")
     since, until = now - timedelta(minutes=1), now + timedelta(minutes=1)
     [row] = log.select(CallFilters(request_id="first")).rows
     first_time = datetime.fromisoformat(row["timestamp"])
