@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 
-from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.call_log_writer import CallLogWriter
 from api.companion.companion import Companion
@@ -25,6 +24,7 @@ from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
+from moodreel.storage.analysis_store import AnalysisStore
 from moodreel.storage.answer_store import AnswerStore
 from moodreel.storage.call_log import CallLog
 from moodreel.storage.history import History
@@ -59,10 +59,10 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
     tracing = open_tracing(settings)
     token_verifier, companion = TokenVerifier.from_settings(settings), Companion.from_settings(settings)
     call_log, history = CallLog(settings.log_database_url or settings.log_path, serving=True), open_history(settings)
-    analysis_cache = open_analysis_cache(settings)
+    analyses = open_analyses(settings)
     engine = ready.get("engine") or load_engine(settings)
     video_pipeline = ready.get("video_pipeline") or VideoPipeline(
-        engine, limits=video_limits(settings), sample_rate=settings.analysis_fps, cache=analysis_cache
+        engine, limits=video_limits(settings), sample_rate=settings.analysis_fps, cache=analyses
     )
     image_limits = ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
     frame_limits = ImageLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
@@ -85,7 +85,6 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         shutdown_hooks=ShutdownHooks(),
         connections=ConnectionBroadcaster(open_presence(settings)),
         history=history,
-        analysis_cache=analysis_cache,
         answers=open_answers(settings),
         jobs=open_jobs(settings),
         companion=companion,
@@ -121,11 +120,13 @@ def open_history(settings: Settings) -> History | None:
     return History(settings.history_database_url or settings.log_database_url or settings.history_path, storage)
 
 
-def open_analysis_cache(settings: Settings) -> SharedAnalysisCache | None:
+def open_analyses(settings: Settings) -> AnalysisStore | None:
     """Open the cache of analyses; None if it is off, or no file is named. Raises MoodreelError."""
     if not settings.analysis_cache_seconds or not settings.analysis_cache_path:
         return None
-    return SharedAnalysisCache(settings.analysis_cache_path, settings)
+    names = ("prior", "analysis_fps", "max_seconds", "max_frames", "max_frame_pixels", "max_total_pixels")
+    prefix = f"{[getattr(settings, name) for name in names]} "
+    return AnalysisStore(settings.analysis_cache_path, seconds=settings.analysis_cache_seconds, prefix=prefix)
 
 
 def open_answers(settings: Settings) -> AnswerStore | None:

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
-from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.call_log_writer import CallLogWriter
 from api.companion.companion import Companion
@@ -43,7 +42,6 @@ class Services:
         shutdown_hooks: Run when the worker is stopped.
         connections: The open WebSockets, and their count over all processes.
         history: The users' histories; None if HISTORY is off.
-        analysis_cache: The numbers of recent analyses; None if none are kept.
         answers: The answers to calls with an Idempotency-Key; None if none are kept.
         jobs: Runs the calls that are answered later; None if JOBS is off.
         companion: Asks a question about a journal entry; None if LLM_BASE_URL is not set.
@@ -66,7 +64,6 @@ class Services:
     shutdown_hooks: ShutdownHooks
     connections: ConnectionBroadcaster
     history: History | None = None
-    analysis_cache: SharedAnalysisCache | None = None
     answers: AnswerStore | None = None
     jobs: "JobRunner | None" = None
     companion: Companion | None = None

@@ -19,7 +19,7 @@ from environs import Env
 from api.base64_input import decode_base64
 from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import WEIGHTS_SUFFIXES, shipped_model_store
-from moodreel.storage.database_url import is_well_formed
+from moodreel.storage.database import is_well_formed
 
 SECRET_BYTES = 64
 """The shortest key for HS512 (RFC 7518, section 3.2)."""

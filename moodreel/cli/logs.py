@@ -16,8 +16,7 @@ from moodreel.cli.number import number
 from moodreel.storage.call_log import COLUMNS, CallFilters, CallLog, CallLogError
 from moodreel.storage.call_log_backup import back_up, restore
 from moodreel.storage.call_log_export import write_csv, write_parquet
-from moodreel.storage.database import Row
-from moodreel.storage.database_url import is_url
+from moodreel.storage.database import Row, is_url
 from moodreel.storage.timestamps import parse_end, parse_start
 
 DEFAULT_DB = Path("logs/calls.db")

@@ -2,8 +2,7 @@
 
 from pathlib import Path
 
-from moodreel.storage.database import BUSY_TIMEOUT_SECONDS, Database, StoreDefinition
-from moodreel.storage.database_url import is_url
+from moodreel.storage.database import BUSY_TIMEOUT_SECONDS, Database, StoreDefinition, is_url
 from moodreel.storage.sqlite import SqliteDatabase
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from moodreel.errors import MoodreelError
@@ -205,6 +206,20 @@ class Database(ABC):
             if not db.execute(claim, arguments).rowcount:
                 return None
         return min(now, datetime.fromisoformat(before[0]) + interval) if before else now
+
+
+def is_url(location: Path | str) -> bool:
+    """Return whether a location is the URL of a PostgreSQL database, and not a file."""
+    return str(location).startswith(("postgresql://", "postgres://"))
+
+
+def is_well_formed(url: str) -> bool:
+    """Return whether no @ or / of a URL can belong to its password.
+
+    libpq would take a part of such a password for the host, and messages name the host.
+    """
+    authority, _, rest = url.partition("://")[2].partition("/")
+    return is_url(url) and authority.count("@") <= 1 and "@" not in rest
 
 
 def insert_sql(table: str, columns: Sequence[str]) -> str:

@@ -34,8 +34,8 @@ from moodreel.storage.database import (
     StorageError,
     StoreDefinition,
     insert_sql,
+    is_url,
 )
-from moodreel.storage.database_url import is_url
 from moodreel.storage.media_deletion import RETRY_INTERVAL, MediaDeletionQueue
 from moodreel.storage.mood_calendar import MoodCalendar, MoodEntry, baseline_start, complete_range, summarize
 from moodreel.storage.objects import ObjectStorage, StoredFile, new_key

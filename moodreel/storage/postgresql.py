@@ -34,8 +34,8 @@ from moodreel.storage.database import (
     Database,
     Row,
     StoreDefinition,
+    is_well_formed,
 )
-from moodreel.storage.database_url import is_well_formed
 
 CONNECT_SECONDS = 2
 """How long to wait for a new connection. libpq takes no less."""

@@ -14,7 +14,7 @@ import pytest
 from api import call_log_writer
 from api.call_log_writer import CallLogWriter
 from moodreel.storage.call_log import Call, CallLog
-from moodreel.storage.database_url import is_url
+from moodreel.storage.database import is_url
 from tests.support.server import Server
 
 BODY = {"encoding": "base64", "content": "Y2xpcA=="}
