@@ -21,6 +21,8 @@ from fsspec import AbstractFileSystem
 
 from moodreel.errors import MoodreelError
 
+TIMEOUT_SECONDS = 10.0
+"""How long one operation may take."""
 _THREADS = 4
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
@@ -48,17 +50,11 @@ def new_key(user: str, name: str) -> str:
 
 
 class ObjectStorage:
-    """Objects by key. Thread-safe. Make one after a fork, never before.
+    """Objects by key, at a file://, memory://, gs:// or s3:// URL. Thread-safe. Make one after a fork, never before."""
 
-    Args:
-        url: file://, memory://, gs:// or s3://.
-        timeout_seconds: of one operation.
-    """
-
-    def __init__(self, url: str, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(self, url: str) -> None:
         """Open the storage. Raises ObjectStorageError."""
         self._backend = _open(url)
-        self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
 
     def put(self, key: str, data: bytes) -> None:
@@ -76,7 +72,7 @@ class ObjectStorage:
     def _with_timeout(self, action: str, operation: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         future = self._threads.submit(operation, *args, **kwargs)
         try:
-            return future.result(self._timeout_seconds)
+            return future.result(TIMEOUT_SECONDS)
         except Exception as error:  # each storage library raises its own exceptions
             future.cancel()
             raise ObjectStorageError(

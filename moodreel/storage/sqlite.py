@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 from sqlite_utils import Database as Connection
 from sqlite_utils.migrations import Migrations
@@ -39,8 +40,6 @@ logger = logging.getLogger(__name__)
 
 MAX_IDLE_CONNECTIONS = 4
 """Open connections kept for reuse. Each caches up to 2 MB of the file."""
-_FIRST_BYTES = b"SQLite format 3\0"
-"""Of every file, except an empty one, which has no tables yet."""
 _ADVICE = {
     CORRUPT: "Move the file away (a new one is made) or restore a copy.",
     LOCKED: "Another program holds it; close that.",
@@ -157,10 +156,15 @@ class SqliteDatabase(Database):
                 self._status, idle, self._idle = None, self._idle, []
                 _close_all(idle)
                 self._prepare()
-            # Not through a connection: it would read the journal, or its cache.
-            with self.path.open("rb") as file:
-                if file.read(len(_FIRST_BYTES)) not in (_FIRST_BYTES, b""):
-                    raise sqlite3.DatabaseError("it is not a database")
+            # Not through `_connect`: such a connection would read the journal, or its cache. And not by `open`: to close
+            # the file would end the locks that SQLite has on it in this process.
+            with closing(sqlite3.connect(f"file:{quote(str(self.path))}?immutable=1", uri=True)) as raw:
+                try:
+                    raw.execute("pragma schema_version")
+                except sqlite3.DatabaseError as error:
+                    # Another process may be writing the journal into the file: only its first bytes must be right.
+                    if "not a database" in str(error):
+                        raise
             self._status = self._read_status()
             return self._status
 
