@@ -156,8 +156,8 @@ class SqliteDatabase(Database):
                 self._status, idle, self._idle = None, self._idle, []
                 _close_all(idle)
                 self._prepare()
-            # Not through `_connect`: such a connection would read the journal, or its cache. And not by `open`: to close
-            # the file would end the locks that SQLite has on it in this process.
+            # Not through `_connect`: such a connection would read the journal, or its cache. Not by `open` either: to
+            # close the file would end the locks that SQLite has on it in this process.
             with closing(sqlite3.connect(f"file:{quote(str(self.path))}?immutable=1", uri=True)) as raw:
                 try:
                     raw.execute("pragma schema_version")
