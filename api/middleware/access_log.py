@@ -33,7 +33,9 @@ def init_app(app: Flask) -> None:
 
 def endpoint() -> str:
     """Return the route of the request, or its path if it has none. Never the query, which may hold anything."""
-    return request.url_rule.rule if request.url_rule else request.path[:200]
+    path = request.url_rule.rule if request.url_rule else request.path[:200]
+    # A caller's line break or escape sequence must not reach the terminal of who reads the log.
+    return path if path.isprintable() else repr(path)[1:-1]
 
 
 @contextmanager

@@ -216,6 +216,12 @@ def test_a_slash_at_the_end_of_a_path_makes_no_difference(server: Server, method
     assert row["endpoint"] in (path, "/api/predict/"), "the log has one name for both"
 
 
+def test_a_path_cannot_forge_lines_of_the_log(server: Server) -> None:
+    response = server.call("GET", "/%1b%5b31m%0aforged")
+    [row] = server.log_rows(request_id=response.headers["x-request-id"])
+    assert (response.status_code, row["endpoint"]) == (404, r"/\x1b[31m\nforged")
+
+
 def test_a_double_slash_is_redirected_without_a_scheme(server: Server) -> None:
     response = server.call("POST", "/api//text?model=fake", json={"text": "hello"}, allow_redirects=False)
     assert (response.status_code, response.headers["Location"]) == (308, "/api/text?model=fake")

@@ -59,10 +59,6 @@ export class Live {
     this.shell = shell;
   }
 
-  leave() {
-    this.close();
-  }
-
   /** Connect again, with the new key or token. */
   reload() {
     if (!this.stream) return;
@@ -70,7 +66,7 @@ export class Live {
     this.connect();
   }
 
-  close() {
+  leave() {
     clearTimeout(this.timer);
     this.socket?.disconnect();
     closeCamera(this.stream);
@@ -78,7 +74,7 @@ export class Live {
   }
 
   stop() {
-    this.close();
+    this.leave();
     this.shell.update();
   }
 
@@ -104,7 +100,7 @@ export class Live {
 
   /** @param {string} message */
   fail(message) {
-    this.close();
+    this.leave();
     this.problem = { message };
     this.shell.update();
   }
