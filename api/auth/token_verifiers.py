@@ -17,11 +17,11 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import jwt
 
-from api.auth.jwks import ALGORITHMS, KeySource, KeysUnavailable, open_key_source
+from api.auth.jwks import ALGORITHMS, FileKeys, KeysUnavailable, UrlKeys, open_key_source
 from api.errors import ApiError
 from api.settings import Settings, SettingsError
 
@@ -71,21 +71,14 @@ class Token:
         return self.expires_at.timestamp() + LEEWAY_SECONDS - time.time()
 
 
-class IssuerVerifier(Protocol):
-    """Verifies the tokens of one issuer."""
-
-    issuer: str
-
-    def verify(self, text: str) -> Token:
-        """Verify a token. Raises jwt.PyJWTError or KeysUnavailable."""
-
-
 class TokenVerifier:
     """Verifies the tokens of all configured issuers; there may be none."""
 
     def __init__(self, own: "SharedSecretVerifier | None" = None, openid: "OpenIdVerifier | None" = None) -> None:
         self._own = own
-        self._by_issuer: dict[object, IssuerVerifier] = {kind.issuer: kind for kind in (own, openid) if kind}
+        self._by_issuer: dict[object, SharedSecretVerifier | OpenIdVerifier] = {
+            kind.issuer: kind for kind in (own, openid) if kind
+        }
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TokenVerifier":
@@ -133,7 +126,7 @@ class TokenVerifier:
             )
         return self._own.renew(token, time.time() if now is None else now)
 
-    def _verifier(self, text: str) -> IssuerVerifier:
+    def _verifier(self, text: str) -> "SharedSecretVerifier | OpenIdVerifier":
         # A token that is too large or malformed is not parsed at all.
         if len(text) > MAX_CHARACTERS or not _SHAPE.fullmatch(text):
             raise jwt.DecodeError("not a token")
@@ -206,7 +199,7 @@ class OpenIdVerifier:
 
     REQUIRED = ("sub", "iss", "aud", "iat", "exp")
 
-    def __init__(self, keys: KeySource, issuer: str, audience: tuple[str, ...]) -> None:
+    def __init__(self, keys: FileKeys | UrlKeys, issuer: str, audience: tuple[str, ...]) -> None:
         self.issuer = issuer
         self._keys = keys
         self._audience = audience

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from wsproto.frame_protocol import CloseReason
 
 from api.metrics import PRESENCE_FAILURES, SOCKETS
+from api.websocket.connection import WebSocketConnection
 from moodreel.storage.presence import ConnectionCounts, Presence, PresenceError, ProcessCount
 from moodreel.storage.timestamps import format_timestamp
 
@@ -30,22 +31,12 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class Subscriber(Protocol):
-    """A connection that receives broadcasts. No method may block."""
-
-    def push(self, text: str) -> None:
-        """Send a text soon."""
-
-    def request_close(self, code: int, reason: str, message: str) -> None:
-        """Close the connection soon."""
-
-
 class ConnectionBroadcaster:
     """The connections of this process. Thread-safe."""
 
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
-        self._subscribers: set[Subscriber] = set()
+        self._subscribers: set[WebSocketConnection] = set()
         self._changes = self._reported_changes = 0
         self._changed = threading.Condition()
         self._closing = False
@@ -54,7 +45,7 @@ class ConnectionBroadcaster:
         self._retry_at = 0.0
 
     @contextmanager
-    def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
+    def subscribed(self, subscriber: WebSocketConnection) -> Iterator[None]:
         """Count a connection during a `with` block, and send it broadcasts."""
         self._change(self._subscribers.add, subscriber)
         SOCKETS.inc()
@@ -77,7 +68,7 @@ class ConnectionBroadcaster:
         for subscriber in subscribers:
             _request_restart_close(subscriber)
 
-    def _change(self, change: Callable[[Subscriber], None], subscriber: Subscriber) -> None:
+    def _change(self, change: Callable[[WebSocketConnection], None], subscriber: WebSocketConnection) -> None:
         with self._changed:
             change(subscriber)
             self._changes += 1
@@ -134,7 +125,7 @@ class ConnectionBroadcaster:
         return result
 
 
-def _request_restart_close(subscriber: Subscriber) -> None:
+def _request_restart_close(subscriber: WebSocketConnection) -> None:
     subscriber.request_close(CloseReason.GOING_AWAY, "restart", "The server is restarting. Connect again.")
 
 

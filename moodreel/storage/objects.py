@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 import fsspec
 from fsspec import AbstractFileSystem
@@ -80,14 +80,6 @@ class ObjectStorage:
             ) from error
 
 
-class _Backend(Protocol):
-    def put(self, key: str, data: bytes) -> None: ...
-
-    def get(self, key: str) -> bytes | None: ...
-
-    def delete(self, key: str) -> None: ...
-
-
 class _LocalBackend:
     """Objects as files that only their owner can read."""
 
@@ -145,7 +137,7 @@ class _FsspecBackend:
             self._files.rm_file(f"{self._root}/{key}")
 
 
-def _open(url: str) -> _Backend:
+def _open(url: str) -> _LocalBackend | _FsspecBackend:
     scheme = url.partition("://")[0]
     try:
         files, root = fsspec.url_to_fs(url)
