@@ -7,21 +7,19 @@ from collections.abc import Callable
 
 from flask import Flask, Response
 
-from api.services import Services, services
-
 INTERVAL_SECONDS = 3600
 IDLE_SECONDS = 2.0
 """Time without a response after which freed memory goes back to the system."""
 
 
-def run_hourly(app: Flask, task: Callable[[Services], None]) -> None:
+def run_hourly(app: Flask, task: Callable[[], None]) -> None:
     """Run a task now, and again after the first request that finds an hour has passed."""
-    container, due = services(app), 0.0
+    due = 0.0
 
     def run() -> None:
         nonlocal due
         due = time.monotonic() + INTERVAL_SECONDS
-        task(container)
+        task()
 
     def after_request(response: Response) -> Response:
         # After the response has been sent: no client waits for the task.

@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 from flask import Flask, Response, current_app, g, request
 
@@ -28,7 +29,7 @@ def init_app(app: Flask) -> None:
     app.before_request(_open_row)
     app.after_request(_close_row)
     app.teardown_request(_close_unanswered)
-    maintenance.run_hourly(app, _prune)
+    maintenance.run_hourly(app, partial(_prune, services(app)))
 
 
 def endpoint() -> str:
