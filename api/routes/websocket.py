@@ -89,10 +89,9 @@ def websocket() -> Response:
             except ApiError as error:
                 g.status = STATUS[error.code]
                 connection.close(_CLOSE_CODES.get(g.status, CloseReason.POLICY_VIOLATION), error.code, error.detail)
-    reason = connection.close_status.reason if connection.close_status else None
-    if reason:
-        log_fields.add(error=reason)
-    SOCKETS_ENDED.labels(reason or "left").inc()
+    if connection.end_reason:
+        log_fields.add(error=connection.end_reason)
+    SOCKETS_ENDED.labels(connection.end_reason or "left").inc()
     return UpgradedResponse()
 
 

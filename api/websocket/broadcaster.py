@@ -8,7 +8,7 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TypeVar
@@ -17,7 +17,7 @@ from wsproto.frame_protocol import CloseReason
 
 from api.metrics import PRESENCE_FAILURES, SOCKETS
 from api.websocket.connection import WebSocketConnection
-from moodreel.storage.presence import ConnectionCounts, Presence, PresenceError, ProcessCount
+from moodreel.storage.presence import Presence, PresenceError, ProcessCount
 from moodreel.storage.timestamps import format_timestamp
 
 POLL_SECONDS = 0.25
@@ -81,7 +81,7 @@ class ConnectionBroadcaster:
             _request_restart_close(subscriber)
 
     def _run(self) -> None:
-        counts: ConnectionCounts | None = None
+        counts: Mapping[str, ProcessCount] = {}
         while True:
             try:
                 counts = self._poll(counts)
@@ -90,7 +90,7 @@ class ConnectionBroadcaster:
                 time.sleep(RETRY_SECONDS)
             time.sleep(SETTLE_SECONDS)
 
-    def _poll(self, last_counts: ConnectionCounts | None) -> ConnectionCounts:
+    def _poll(self, last_counts: Mapping[str, ProcessCount]) -> Mapping[str, ProcessCount]:
         with self._changed:
             if self._changes == self._reported_changes:
                 self._changed.wait(POLL_SECONDS if self._subscribers else None)
@@ -99,9 +99,10 @@ class ConnectionBroadcaster:
             self._reported_changes = self._changes
         counts = self._query_store(lambda: self._presence.heartbeat(own))
         if counts is None:
-            counts = ConnectionCounts({self._presence.name: own})
+            counts = {self._presence.name: own}
         if counts != last_counts:
-            update = json.dumps({"type": "connection_update", **count_message(counts.connections)})
+            connections = sum(count.connections for count in counts.values())
+            update = json.dumps({"type": "connection_update", **count_message(connections)})
             for subscriber in subscribers:
                 subscriber.push(update)
         return counts

@@ -13,7 +13,7 @@ If several machines share the work the rows are in Redis (`moodreel.storage.pres
 import time
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -43,18 +43,6 @@ class ProcessCount:
     changes: int
 
 
-@dataclass(frozen=True)
-class ConnectionCounts:
-    """The rows of all processes, by process name. Equal if no connection was opened or closed in between."""
-
-    by_process: Mapping[str, ProcessCount] = field(default_factory=dict)
-
-    @property
-    def connections(self) -> int:
-        """Open connections of all processes."""
-        return sum(count.connections for count in self.by_process.values())
-
-
 class PresenceStore(Protocol):
     """Store of the rows. Every method raises PresenceError."""
 
@@ -77,8 +65,12 @@ class Presence:
         self._reported: ProcessCount | None = None
         self._reported_at = 0.0
 
-    def heartbeat(self, count: ProcessCount) -> ConnectionCounts:
-        """Write this process's row if it changed or is due. Returns the rows of all. Raises PresenceError."""
+    def heartbeat(self, count: ProcessCount) -> Mapping[str, ProcessCount]:
+        """Write this process's row if it changed or is due. Raises PresenceError.
+
+        Returns:
+            The rows of all processes by name: equal if no connection was opened or closed in between.
+        """
         if not count.connections:
             if self._reported is not None:
                 self._store.delete(self.name)
@@ -86,7 +78,7 @@ class Presence:
         elif count != self._reported or time.monotonic() - self._reported_at >= HEARTBEAT_SECONDS:
             self._store.write(self.name, count)
             self._reported, self._reported_at = count, time.monotonic()
-        return ConnectionCounts(self._store.read())
+        return self._store.read()
 
     def count_others(self) -> int:
         """Count the connections of the other processes. Raises PresenceError."""
