@@ -100,13 +100,7 @@ class FileKeys:
 
 @dataclass(frozen=True)
 class _CachedKeys:
-    """The state of `UrlKeys`.
-
-    Attributes:
-        keys: The keys; None before the first success.
-        fetched_at: When they were fetched, in seconds of the clock.
-        asked_at: When the provider was last asked.
-    """
+    """The state of `UrlKeys`: the keys, None before the first success, and when the provider was last asked."""
 
     keys: KeySet | None
     fetched_at: float

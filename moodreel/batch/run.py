@@ -3,7 +3,8 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
@@ -93,9 +94,11 @@ def _run(
     progress = BatchProgress(len(sources), len(sources) - len(remaining))
     report(progress)
     if remaining := remaining[: options.limit]:
-        with ray_session(options.workers) as workers, _Buffer(analyses) as buffer:
-            for rows in analyze(remaining, options.analyzer, output, workers):
-                buffer.add(rows)
+        with (
+            ray_session(options.workers) as workers,
+            closing(_store(analyses, analyze(remaining, options.analyzer, output, workers))) as stored,
+        ):
+            for rows in stored:
                 summary.add(rows)
                 errors = len(rows) - rows["error"].null_count
                 progress = replace(progress, done=progress.done + len(rows), errors=progress.errors + errors)
@@ -104,29 +107,19 @@ def _run(
     return summary
 
 
-class _Buffer:
-    """Store rows from time to time, and at the end of a `with` block, however it ends."""
-
-    def __init__(self, analyses: Analyses) -> None:
-        self._analyses = analyses
-        self._rows: list[pa.Table] = []
-        self._stored = time.monotonic()
-
-    def __enter__(self) -> "_Buffer":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._store()
-
-    def add(self, rows: pa.Table) -> None:
-        self._rows.append(rows)
-        if time.monotonic() > self._stored + STORE_SECONDS or sum(map(len, self._rows)) >= STORE_ROWS:
-            self._store()
-
-    def _store(self) -> None:
-        if self._rows:
-            self._analyses.append(pa.concat_tables(self._rows))
-        self._rows, self._stored = [], time.monotonic()
+def _store(analyses: Analyses, answers: Iterable[pa.Table]) -> Generator[pa.Table]:
+    """Yield rows, and store them from time to time and at the end, however it comes."""
+    waiting, stored_at = list[pa.Table](), time.monotonic()
+    try:
+        for rows in answers:
+            waiting.append(rows)
+            if time.monotonic() > stored_at + STORE_SECONDS or sum(map(len, waiting)) >= STORE_ROWS:
+                analyses.append(pa.concat_tables(waiting))
+                waiting, stored_at = [], time.monotonic()
+            yield rows
+    finally:
+        if waiting:
+            analyses.append(pa.concat_tables(waiting))
 
 
 def _write_summary(summary: BatchSummary, output: OutputFolder) -> None:

@@ -41,14 +41,7 @@ class KeyInUse(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it was sent.
-
-    Attributes:
-        status: HTTP status.
-        headers: names and values.
-        body: bytes of the body.
-        log: what the row of the call log says about the result.
-    """
+    """An answer as it was sent, and what the row of the call log says about the result."""
 
     status: int
     headers: list[tuple[str, str]]

@@ -54,13 +54,11 @@ class Job:
 
 @dataclass(frozen=True)
 class JobState:
-    """The state of a job, as its caller may see it.
+    """The state of a job, as its caller may see it. It has an answer, as JSON, once it is `DONE`.
 
     Attributes:
         status: `WAITING`, `RUNNING` or `DONE`.
         created: seconds since the epoch.
-        answer_status: HTTP status of the answer; None if there is none yet.
-        answer: the answer, as JSON.
     """
 
     status: str

@@ -25,13 +25,7 @@ _DEFAULT_DAYS = {"day": 30, "week": 12 * 7}
 
 @dataclass(frozen=True)
 class MoodEntry:
-    """One entry of the calendar.
-
-    Attributes:
-        time: of the analysis.
-        emotion: one of the five; None without a face.
-        probabilities: of the five, 0 to 1; None without a face.
-    """
+    """One entry of the calendar, with one of the five emotions and their probabilities; None without a face."""
 
     time: datetime
     emotion: str | None

@@ -32,12 +32,7 @@ class PresenceError(StorageError):
 
 @dataclass(frozen=True)
 class ProcessCount:
-    """The row of one process.
-
-    Attributes:
-        connections: open connections.
-        changes: connections opened and closed so far.
-    """
+    """The row of one process: its open connections, and how many were opened and closed so far."""
 
     connections: int
     changes: int
