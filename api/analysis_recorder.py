@@ -210,7 +210,7 @@ def _face_entry(
 
 
 def _with_headers(response: Response, timings: Mapping[str, float], entry_ids: Sequence[str | None]) -> Response:
-    response.headers["Server-Timing"] = metrics.server_timing(timings)
+    response.headers["Server-Timing"] = ", ".join(f"{name};dur={value:.1f}" for name, value in timings.items())
     for entry_id in entry_ids:
         if entry_id is not None:
             response.headers.add("x-history-id", entry_id)

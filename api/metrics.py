@@ -114,11 +114,6 @@ def queue(name: str) -> Iterator[None]:
         yield
 
 
-def server_timing(timings: Mapping[str, float]) -> str:
-    """Format milliseconds by stage as a Server-Timing header (W3C Server Timing)."""
-    return ", ".join(f"{name};dur={value:.1f}" for name, value in timings.items())
-
-
 def render() -> bytes:
     """Render the metrics of all workers as Prometheus text; of this process alone without a shared directory."""
     registry = CollectorRegistry()

@@ -229,11 +229,6 @@ def files_body(schema: type[OptionsSchema], max_files: int) -> Spec:
     return _body(schema, {"type": "array", "items": file, "minItems": 1, "maxItems": max_files})
 
 
-def one_of(*schemas: type[Schema]) -> Spec:
-    """Describe a response that has one of several schemas."""
-    return {"oneOf": list(schemas)}
-
-
 def _body(schema: type[OptionsSchema], file: Spec) -> Spec:
     fields = schema().fields
     options = {name: _field(field) for name, field in fields.items() if name not in schema.body_only}
