@@ -107,10 +107,7 @@ _FOR_THE_OPERATOR: dict[type[MoodreelError], ErrorMessage] = {
         "message": "The files of this model are damaged on the server. Choose another model, or leave model out. The "
         "operator of this service finds the cause in its log.",
     },
-    HistoryError: {
-        "code": "storage_unavailable",
-        "message": "The history is not available right now. Try again in a minute.",
-    },
+    HistoryError: {"code": "storage_unavailable", "message": ERROR_DETAILS["storage_unavailable"]},
     JobStoreError: {
         "code": "storage_unavailable",
         "message": "Jobs are not available right now. Try again in a minute.",
@@ -252,7 +249,9 @@ def _handle_http_error(error: HTTPException) -> Response:
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
         error.code, re.sub(r"\W+", "_", phrase.lower())
     )
-    detail = _too_large() if error.code == 413 else ERROR_DETAILS.get(code, f"{phrase}.")
+    detail = _too_large() if error.code == 413 else f"{phrase}."
+    if error.code in (404, 405, 416):
+        detail = ERROR_DETAILS[code]
     return problem_response(code, detail, headers=headers, status=error.code)
 
 

@@ -107,7 +107,7 @@ def require_same_origin() -> None:
         )
 
 
-def require_own_cookie() -> None:
+def require_socket_origin() -> None:
     """Reject a WebSocket that a page of another origin opens with the user's cookie.
 
     The same-origin policy does not cover WebSockets: any page may connect, and browsers send the cookie along.

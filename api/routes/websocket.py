@@ -147,7 +147,7 @@ def authenticate() -> None:
             g.caller = None
         elif authentication.has_credentials(request):
             authentication.require_caller(dated=False)
-            authentication.require_own_cookie()
+            authentication.require_socket_origin()
         if services().shutdown_hooks.stopping:
             raise _no_capacity()
     except ApiError as error:

@@ -221,7 +221,7 @@ def _require_caller(call: Call) -> Caller:
     finally:
         # The row is the session's. As the request's it would be completed at the end of this event.
         g.call = None
-    authentication.require_own_cookie()
+    authentication.require_socket_origin()
     caller: Caller = g.caller
     if not current_slot().authenticate(caller.user):
         raise ApiError(
