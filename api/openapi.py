@@ -76,48 +76,52 @@ SECURITY_SCHEMES = {
 }
 """Ways to authenticate; a request needs one of them."""
 
+
+def _header(name: str, description: str, pattern: str, example: str | None = None) -> Spec:
+    """Describe an optional header."""
+    header: Spec = {"in": "header", "name": name, "required": False, "description": description}
+    header["schema"] = {"type": "string", "pattern": pattern}
+    return header if example is None else {**header, "example": example}
+
+
 # Not the format `date-time`: openapi-python-client takes no header of that type.
-_DATE_TIME = {"type": "string", "pattern": r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d))?$"}
-_PRINTABLE = {"type": "string", "pattern": "^[ -~]{0,128}$"}
-_VISIBLE = {"type": "string", "pattern": "^[!-~]{0,128}$"}
-_HEADERS: dict[str, tuple[str, Spec, str]] = {
-    "date": (
+_DATE_TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d))?$"
+_DATE_HEADERS = (
+    _header(
+        "date",
         "ISO 8601 with a zone, or an HTTP date. Required without `x-date`. Pages in a browser cannot set `date`.",
         _DATE_TIME,
         "2025-08-16T12:34:56Z",
     ),
-    "x-date": ("Replaces `date`.", _DATE_TIME, "2025-08-16T12:34:56Z"),
-    "x-client-id": ("At most 128 printable characters; recorded in the log.", _PRINTABLE, "journal-ios/2.1"),
-    "x-request-id": ("Echoed; generated if absent.", _VISIBLE, "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
-}
-_IDEMPOTENCY_KEY: Spec = {
-    "in": "header",
-    "name": "Idempotency-Key",
-    "required": False,
-    "description": "A new UUID for each call, and the same one when the call is repeated: the first answer is sent "
-    "again, with `Idempotency-Replayed: true` (draft-ietf-httpapi-idempotency-key-header-07).",
-    "schema": {"type": "string", "pattern": "^[!#-~]{0,255}$"},
-    "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
-}
-
-
-_PREFER: Spec = {
-    "in": "header",
-    "name": "Prefer",
-    "required": False,
-    "description": "`respond-async`: answer 202 at once, and analyze later (RFC 7240). Ignored unless `JOBS=on`.",
-    "schema": {"type": "string", "pattern": "^[ -~]{0,128}$"},
-    "example": "respond-async",
-}
-
-_WEBHOOK_URL: Spec = {
-    "in": "header",
-    "name": "x-webhook-url",
-    "required": False,
-    "description": "With `Prefer: respond-async`: the address to POST to when the job has ended. Its host must be"
-    " listed in `WEBHOOK_HOSTS`. Messages are signed as https://www.standardwebhooks.com says.",
-    "schema": {"type": "string", "pattern": "^(https?://[!-~]{1,490})?$"},
-}
+    _header("x-date", "Replaces `date`.", _DATE_TIME, "2025-08-16T12:34:56Z"),
+)
+_ID_HEADERS = (
+    _header(
+        "x-client-id", "At most 128 printable characters; recorded in the log.", "^[ -~]{0,128}$", "journal-ios/2.1"
+    ),
+    _header("x-request-id", "Echoed; generated if absent.", "^[!-~]{0,128}$", "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
+)
+_IDEMPOTENCY_KEY = _header(
+    "Idempotency-Key",
+    "A new UUID for each call, and the same one when the call is repeated: the first answer is sent again, with "
+    "`Idempotency-Replayed: true` (draft-ietf-httpapi-idempotency-key-header-07).",
+    "^[!#-~]{0,255}$",
+    "8e03978e-40d5-43dd-bc93-6894a57f9324",
+)
+_ASYNCHRONOUS_HEADERS = (
+    _header(
+        "Prefer",
+        "`respond-async`: answer 202 at once, and analyze later (RFC 7240). Ignored unless `JOBS=on`.",
+        "^[ -~]{0,128}$",
+        "respond-async",
+    ),
+    _header(
+        "x-webhook-url",
+        "With `Prefer: respond-async`: the address to POST to when the job has ended. Its host must be listed in "
+        "`WEBHOOK_HOSTS`. Messages are signed as https://www.standardwebhooks.com says.",
+        "^(https?://[!-~]{1,490})?$",
+    ),
+)
 
 _SERVER_CODES = ("uri_too_long", "headers_too_large")
 """The codes of errors that any request may get before it has a view."""
@@ -285,22 +289,12 @@ class _Api(flask_smorest.Api):
 
 def _prepare_guard(doc: Spec, doc_info: Spec, *, dated: bool, **_: object) -> Spec:
     doc["security"] = [{name: []} for name in SECURITY_SCHEMES]
-    doc.setdefault("parameters", []).extend(
-        {
-            "in": "header",
-            "name": name,
-            "required": False,
-            "description": description,
-            "schema": schema,
-            "example": example,
-        }
-        for name, (description, schema, example) in _HEADERS.items()
-        if dated or name not in ("date", "x-date")
-    )
+    headers = [*(_DATE_HEADERS if dated else ()), *_ID_HEADERS]
     if "request_in_progress" in doc_info.get("error_codes", ()):
-        doc["parameters"].append(_IDEMPOTENCY_KEY)
+        headers.append(_IDEMPOTENCY_KEY)
     if doc_info.get("asynchronous"):
-        doc["parameters"] += [_PREFER, _WEBHOOK_URL]
+        headers += _ASYNCHRONOUS_HEADERS
+    doc.setdefault("parameters", []).extend(headers)
     return doc
 
 
