@@ -78,16 +78,9 @@ def respond_batch(
     timings: Mapping[str, float],
     frames: int | None = None,
 ) -> Response:
-    """Record the results of one request and return their response, with `HEADERS`.
+    """Record the results of one request that are not errors, and return its response, with `HEADERS`.
 
-    The log row has only the model, and no emotion is counted.
-
-    Args:
-        records: The results that are not errors.
-        response: The response to the request.
-        model: Name of the model.
-        timings: Milliseconds by stage, of the whole batch.
-        frames: Images that were sent; None for texts.
+    The log row has only the model and the number of images that were sent (`frames`), and no emotion is counted.
     """
     log_fields.add(model=model, frames=frames)
     metrics.observe_analysis(None, timings)
@@ -206,7 +199,7 @@ def _face_entry(
 
 
 def _with_headers(response: Response, timings: Mapping[str, float], entry_ids: Sequence[str | None]) -> Response:
-    response.headers["Server-Timing"] = metrics.server_timing(timings)
+    response.headers["Server-Timing"] = ", ".join(f"{name};dur={value:.1f}" for name, value in timings.items())
     for entry_id in entry_ids:
         if entry_id is not None:
             response.headers.add("x-history-id", entry_id)

@@ -4,7 +4,7 @@ from typing import Unpack
 
 from flask import Flask
 
-from api import errors, history_recorder, idempotency, maintenance, metrics, openapi, services
+from api import errors, history_recorder, idempotency, metrics, openapi, services
 from api.bootstrap import ReadyPipelines, build_services
 from api.middleware import access_log, compression, cors, rate_limit, request_body, security_headers
 from api.routes import (
@@ -70,9 +70,6 @@ def create_app(settings: Settings | None = None, **ready: Unpack[ReadyPipelines]
     # After a view, the functions of the last one run first: it stores the answer before the others change it.
     for extension in (*around_views, history_recorder, idempotency):
         extension.init_app(app)
-
-    if cache := services.services(app).analysis_cache:
-        maintenance.run_hourly(app, lambda _: cache.prune())
 
     api = openapi.init_app(app)
     for module in _DOCUMENTED:

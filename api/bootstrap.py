@@ -4,7 +4,6 @@ from typing import TYPE_CHECKING, TypedDict, Unpack
 
 import torch
 
-from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.call_log_writer import CallLogWriter
 from api.companion.companion import Companion
@@ -19,13 +18,13 @@ from api.websocket.broadcaster import ConnectionBroadcaster
 from moodreel.live.scheduler import FrameScheduler
 from moodreel.media.image import ImageLimits
 from moodreel.media.video_decoder import VideoLimits
-from moodreel.pipelines.analysis_cache import AnalysisCache
 from moodreel.pipelines.audiovisual import AudioVisualPipeline
 from moodreel.pipelines.engine import Engine
 from moodreel.pipelines.image import ImagePipeline
 from moodreel.pipelines.image_or_video import ImageOrVideoPipeline
 from moodreel.pipelines.text import TextPipeline
 from moodreel.pipelines.video import VideoPipeline
+from moodreel.storage.analysis_store import AnalysisStore
 from moodreel.storage.answer_store import AnswerStore
 from moodreel.storage.call_log import CallLog
 from moodreel.storage.history import History
@@ -60,10 +59,14 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
     tracing = open_tracing(settings)
     token_verifier, companion = TokenVerifier.from_settings(settings), Companion.from_settings(settings)
     call_log, history = CallLog(settings.log_database_url or settings.log_path, serving=True), open_history(settings)
-    analysis_cache = open_analysis_cache(settings)
+    analyses = open_analyses(settings)
     engine = ready.get("engine") or load_engine(settings)
-    video_pipeline = ready.get("video_pipeline") or create_video_pipeline(settings, engine, analysis_cache)
-    image_pipeline = ready.get("image_pipeline") or create_image_pipeline(settings, engine)
+    video_pipeline = ready.get("video_pipeline") or VideoPipeline(
+        engine, limits=video_limits(settings), analysis_fps=settings.analysis_fps, cache=analyses
+    )
+    image_limits = ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
+    frame_limits = ImageLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
+    image_pipeline = ready.get("image_pipeline") or ImagePipeline(engine, image_limits)
     return Services(
         settings=settings,
         engine=engine,
@@ -73,7 +76,7 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         or ImageOrVideoPipeline(image_pipeline, video_pipeline),
         text_pipeline=ready.get("text_pipeline") or load_text_pipeline(settings),
         audiovisual_pipeline=ready.get("audiovisual_pipeline") or load_audiovisual_pipeline(settings, engine),
-        frame_scheduler=create_frame_scheduler(settings, engine),
+        frame_scheduler=FrameScheduler(engine, frame_limits, threads=settings.analyses_at_once),
         call_log=call_log,
         call_log_writer=CallLogWriter(call_log),
         token_verifier=token_verifier,
@@ -82,7 +85,6 @@ def build_services(settings: Settings, **ready: Unpack[ReadyPipelines]) -> Servi
         shutdown_hooks=ShutdownHooks(),
         connections=ConnectionBroadcaster(open_presence(settings)),
         history=history,
-        analysis_cache=analysis_cache,
         answers=open_answers(settings),
         jobs=open_jobs(settings),
         companion=companion,
@@ -118,11 +120,13 @@ def open_history(settings: Settings) -> History | None:
     return History(settings.history_database_url or settings.log_database_url or settings.history_path, storage)
 
 
-def open_analysis_cache(settings: Settings) -> SharedAnalysisCache | None:
+def open_analyses(settings: Settings) -> AnalysisStore | None:
     """Open the cache of analyses; None if it is off, or no file is named. Raises MoodreelError."""
     if not settings.analysis_cache_seconds or not settings.analysis_cache_path:
         return None
-    return SharedAnalysisCache(settings.analysis_cache_path, settings)
+    names = ("prior", "analysis_fps", "max_seconds", "max_frames", "max_frame_pixels", "max_total_pixels")
+    prefix = f"{[getattr(settings, name) for name in names]} "
+    return AnalysisStore(settings.analysis_cache_path, seconds=settings.analysis_cache_seconds, prefix=prefix)
 
 
 def open_answers(settings: Settings) -> AnswerStore | None:
@@ -175,17 +179,6 @@ def load_engine(settings: Settings) -> Engine:
     )
 
 
-def create_video_pipeline(settings: Settings, engine: Engine, cache: AnalysisCache | None) -> VideoPipeline:
-    """Create the video pipeline."""
-    return VideoPipeline(engine, limits=video_limits(settings), analysis_fps=settings.analysis_fps, cache=cache)
-
-
-def create_image_pipeline(settings: Settings, engine: Engine) -> ImagePipeline:
-    """Create the image pipeline."""
-    limits = ImageLimits(bytes=settings.max_image_bytes, pixels=settings.max_image_pixels)
-    return ImagePipeline(engine, limits)
-
-
 def load_text_pipeline(settings: Settings) -> TextPipeline:
     """Load the text models. Raises MoodreelError."""
     return TextPipeline.load(
@@ -210,12 +203,6 @@ def load_audiovisual_pipeline(settings: Settings, engine: Engine) -> AudioVisual
         use_gpu=settings.use_gpu,
         limits=video_limits(settings),
     )
-
-
-def create_frame_scheduler(settings: Settings, engine: Engine) -> FrameScheduler:
-    """Create the scheduler of live frames. Its threads start when needed."""
-    limits = ImageLimits(bytes=settings.max_live_frame_bytes, pixels=settings.max_frame_pixels)
-    return FrameScheduler(engine, limits, threads=settings.analyses_at_once)
 
 
 def video_limits(settings: Settings) -> VideoLimits:

@@ -45,9 +45,7 @@ class CallLogWriter:
     def write(self, call: Call, trace_id: str | None = None) -> None:
         """Write a call that has begun or ended, and one line about one that has ended. Never raises.
 
-        Args:
-            call: The call.
-            trace_id: For the line, if the call's context is gone already.
+        The line has the `trace_id`, which must be given if the call's context is gone already.
         """
         if call.row["status_code"] is not None:
             _print(call, trace_id)

@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
@@ -37,14 +37,14 @@ from api.workers import (
 )
 from moodreel.errors import MoodreelError
 from moodreel.storage.connect import open_database
-from moodreel.storage.database import Schema, StorageError
+from moodreel.storage.database import StorageError, StoreDefinition
 from moodreel.storage.objects import ObjectStorage, new_key
 
 MIN_KEY_CHARACTERS = 16
 MIN_FREE_MEGABYTES, ENOUGH_FREE_MEGABYTES = 200, 2000
 MIN_SHARED_MEGABYTES = 64
 MIN_FILES = 4096
-DECODERS, ENCODERS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "opus"), ("libx264", "libwebp_anim", "gif")
+CODECS = {"h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "aac", "opus", "libx264", "libwebp_anim", "gif"}
 _TIME_ERROR = 5
 """Value that adjtimex(2) returns while the clock is not synchronized."""
 OK, WARN, FAIL = "ok", "warn", "FAIL"
@@ -105,8 +105,7 @@ def check_libraries() -> Iterator[Finding]:
             return
     import av
 
-    missing = [*_missing(DECODERS, "r"), *_missing(ENCODERS, "w")]
-    if missing:
+    if missing := sorted(CODECS - av.codecs_available):
         yield Finding(
             FAIL, "FFmpeg", f"lacks {', '.join(missing)}. Reinstall av from its wheel: pip install --force av."
         )
@@ -286,7 +285,10 @@ def check_named_parts(settings: Settings) -> Iterator[Finding]:
 
 def _connect(name: str, url: str) -> None:
     """Connect to PostgreSQL, as a user that may create tables. Raises StorageError."""
-    open_database(url, Schema("doctor", ()), name="database", settings=("", name), error=StorageError).close()
+    database = open_database(url, StoreDefinition("doctor", "database", StorageError, (), url_setting=name))
+    with database.read():
+        pass
+    database.close()
 
 
 def _store(url: str) -> None:
@@ -360,17 +362,3 @@ def _verify_model(folder: Path) -> None:
         verified_sha256(find_weights(folder), read_card(folder / CARD_FILE))
     elif "file" in card and file_sha256(folder / card["file"]) != card["sha256"]:
         raise MoodreelError(f"{card['file']} is not the file of its model.json; restore the two from one release.")
-
-
-def _missing(names: Sequence[str], mode: Literal["r", "w"]) -> list[str]:
-    from av.codec import Codec
-    from av.codec.codec import UnknownCodecError
-
-    def is_missing(name: str) -> bool:
-        try:
-            Codec(name, mode)
-        except UnknownCodecError:
-            return True
-        return False
-
-    return [name for name in names if is_missing(name)]

@@ -12,6 +12,7 @@ from werkzeug.exceptions import HTTPException
 from werkzeug.routing import WebsocketMismatch
 
 from api import log_fields
+from api.error_details import ERROR_DETAILS
 from moodreel import errors as domain
 from moodreel.errors import MoodreelError
 from moodreel.storage.call_log import CallLogError
@@ -88,28 +89,32 @@ RETRY_AFTER_SECONDS = {
 
 _TITLES = {"invalid_request": "The request breaks its schema", "uri_too_long": "URI too long"}
 
-_DETAILS = {
-    404: "There is nothing at this address. /openapi.json lists all addresses.",
-    405: "This address does not support the method. The Allow header lists the methods that it supports.",
-    416: "The file is shorter than the range. Content-Range has its length: ask for less, or leave Range out.",
-}
-
 _MIN_VIDEO_BYTES = 1_000_000
 """A body with a lower limit is not a video, but for example a token."""
 
-_INTERNAL = "Something went wrong on the server. Try again. If it happens again, report the request_id."
-_MODEL_INVALID = (
-    "The files of this model are damaged on the server. Choose another model, or leave model out. The operator of "
-    "this service finds the cause in its log."
-)
-
 
 class ErrorMessage(TypedDict):
-    """An error as a client of a WebSocket gets it; `errors` has the messages by field."""
+    """An error as a client gets it; `errors` has the messages by field."""
 
     code: str
     message: str
     errors: NotRequired[Mapping[str, object]]
+
+
+_FOR_THE_OPERATOR: dict[type[MoodreelError], ErrorMessage] = {
+    domain.ModelInvalid: {
+        "code": "model_missing",
+        "message": "The files of this model are damaged on the server. Choose another model, or leave model out. The "
+        "operator of this service finds the cause in its log.",
+    },
+    HistoryError: {"code": "storage_unavailable", "message": ERROR_DETAILS["storage_unavailable"]},
+    JobStoreError: {
+        "code": "storage_unavailable",
+        "message": "Jobs are not available right now. Try again in a minute.",
+    },
+    CallLogError: {"code": "log_unavailable", "message": "The call log cannot be read right now. Try again soon."},
+}
+"""What a client gets for an error whose own message is for the operator."""
 
 
 class ApiError(Exception):
@@ -117,24 +122,21 @@ class ApiError(Exception):
 
     Args:
         code: A key of `STATUS`.
-        detail: A sentence for the caller that says what to do next.
+        detail: A sentence for the caller that says what to do next; None is the one of `ERROR_DETAILS`.
         headers: Headers of the response.
     """
 
-    def __init__(self, code: str, detail: str, *, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(detail)
+    def __init__(self, code: str, detail: str | None = None, *, headers: Mapping[str, str] | None = None) -> None:
         self.code = code
-        self.detail = detail
+        self.detail = detail or ERROR_DETAILS[code]
+        super().__init__(self.detail)
         self.headers = headers or {}
 
 
 def init_app(app: Flask) -> None:
     """Answer every exception of the app with a problem."""
-    app.register_error_handler(ApiError, _handle_api_error)
-    app.register_error_handler(MoodreelError, _handle_domain_error)
-    app.register_error_handler(ValidationError, _handle_validation_error)
     app.register_error_handler(HTTPException, _handle_http_error)
-    app.register_error_handler(Exception, _handle_unexpected)
+    app.register_error_handler(Exception, _handle_error)
 
 
 def problem_response(
@@ -159,23 +161,22 @@ def problem_response(
 
 
 def to_message(error: Exception) -> ErrorMessage:
-    """Describe an error for a client of a WebSocket. The code of an unexpected error is `internal`."""
-    if isinstance(error, ValidationError):
-        return {
-            "code": "invalid_request",
-            "message": _field_summary(_field_messages(error)),
-            "errors": _field_messages(error),
-        }
+    """Describe an error for a client, and log its cause. The code of an unexpected error is `internal`."""
     if isinstance(error, domain.ModelNotFound):
-        return to_message(ValidationError({"model": [str(error)]}))
-    if isinstance(error, domain.ModelInvalid):
-        logger.error("%s (%r)", error, error.__cause__)
-        return {"code": "model_missing", "message": _MODEL_INVALID}
+        error = ValidationError({"model": [str(error)]})
+    if isinstance(error, ValidationError):
+        fields = _field_messages(error)
+        return {"code": "invalid_request", "message": _field_summary(fields), "errors": fields}
     if isinstance(error, ApiError):
         return {"code": error.code, "message": error.detail}
+    for kind, message in _FOR_THE_OPERATOR.items():
+        if isinstance(error, kind):
+            logger.error("%s (%r)", error, error.__cause__)
+            return message
     if isinstance(error, MoodreelError) and error.code:
+        logger.info("%s: %s (%r)", error.code, error, error.__cause__)
         return {"code": error.code, "message": str(error)}
-    return {"code": "internal", "message": _INTERNAL}
+    return {"code": "internal", "message": ERROR_DETAILS["internal"]}
 
 
 def title(code: str) -> str:
@@ -200,35 +201,12 @@ def _problem(code: str, detail: str, status: int) -> dict[str, object]:
     }
 
 
-def _handle_api_error(error: ApiError) -> Response:
-    return problem_response(error.code, error.detail, headers=error.headers)
-
-
-def _handle_domain_error(error: MoodreelError) -> Response:
-    if isinstance(error, domain.ModelNotFound):
-        return _handle_validation_error(ValidationError({"model": [str(error)]}))
-    if isinstance(error, domain.ModelInvalid):
-        logger.error("%s (%r)", error, error.__cause__)
-        return problem_response("model_missing", _MODEL_INVALID)
-    if isinstance(error, HistoryError):
-        # The message is for the operator, not for the caller.
-        logger.error("%s", error)
-        return problem_response("storage_unavailable", "The history is not available right now. Try again in a minute.")
-    if isinstance(error, JobStoreError):
-        logger.error("%s", error)
-        return problem_response("storage_unavailable", "Jobs are not available right now. Try again in a minute.")
-    if isinstance(error, CallLogError):
-        logger.error("%s", error)
-        return problem_response("log_unavailable", "The call log cannot be read right now. Try again soon.")
-    if error.code:
-        logger.info("%s: %s (%r)", error.code, error, error.__cause__)
-        return problem_response(error.code, str(error))
-    return _handle_unexpected(error)
-
-
-def _handle_validation_error(error: ValidationError) -> Response:
-    fields = _field_messages(error)
-    return problem_response("invalid_request", _field_summary(fields), errors=fields)
+def _handle_error(error: Exception) -> Response:
+    message = to_message(error)
+    if message["code"] == "internal":
+        logger.error("%s %s failed, request_id %s", request.method, request.path, g.get("request_id"), exc_info=error)
+    headers = error.headers if isinstance(error, ApiError) else None
+    return problem_response(message["code"], message["message"], errors=message.get("errors"), headers=headers)
 
 
 def _field_messages(error: ValidationError) -> dict[str, object]:
@@ -265,13 +243,15 @@ def _handle_http_error(error: HTTPException) -> Response:
     if error.code is None or error.code < 400:
         return error.get_response(request.environ)  # type: ignore[return-value]
     if error.code >= 500:
-        return _handle_unexpected(error)
+        return _handle_error(error)
     headers = {name: value for name, value in error.get_headers() if name in ("Allow", "Retry-After", "Content-Range")}
     phrase = http.HTTPStatus(error.code).phrase
     code = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}.get(
         error.code, re.sub(r"\W+", "_", phrase.lower())
     )
-    detail = _too_large() if error.code == 413 else _DETAILS.get(error.code, f"{phrase}.")
+    detail = _too_large() if error.code == 413 else f"{phrase}."
+    if error.code in (404, 405, 416):
+        detail = ERROR_DETAILS[code]
     return problem_response(code, detail, headers=headers, status=error.code)
 
 
@@ -284,8 +264,3 @@ def _too_large() -> str:
         f"The body may have at most {limit / 1e6:.0f} MB. Send a shorter clip, or compress it to 720p first: a minute "
         "of 1080p is about 130 MB, a minute of 720p about 60 MB. Base64 is a third larger than a form."
     )
-
-
-def _handle_unexpected(error: Exception) -> Response:
-    logger.error("%s %s failed, request_id %s", request.method, request.path, g.get("request_id"), exc_info=error)
-    return problem_response("internal", _INTERNAL)

@@ -17,10 +17,7 @@ def start_new_workers(server: "Arbiter") -> None:
     """Start the new workers, and wait until they have loaded their models: the old ones answer meanwhile.
 
     Gunicorn itself would stop the old ones first, and calls would wait until a new one is ready. If a new one cannot
-    start, the old ones stay: Gunicorn itself would stop the service.
-
-    Args:
-        server: the parent process, which calls this at a reload (Gunicorn's `on_reload`).
+    start, the old ones stay: Gunicorn itself would stop the service. This is its hook `on_reload`.
     """
     age = server.worker_age
     new = [server.spawn_worker() for _ in range(server.num_workers)]
@@ -67,10 +64,7 @@ def protect_reload(server: "Arbiter") -> None:
 
     After a reload, continue the count of the workers, which `start_new_workers` set back. Gunicorn stops those with the
     lowest numbers: if two generations had the same ones, the next reload would keep an old worker, with the old
-    settings.
-
-    Args:
-        server: the parent process, which calls this once it is ready (Gunicorn's `when_ready`).
+    settings. This is Gunicorn's hook `when_ready`.
     """
     reload, reap = server.handle_hup, server.reap_workers
 

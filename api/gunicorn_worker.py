@@ -14,37 +14,18 @@ STOP_SIGNALS = {signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 HEADERS_SECONDS = 10.0
 """How long a client may take to send the line and the headers of a request."""
 
-_REFUSALS: tuple[tuple[tuple[type[Exception], ...], str, str], ...] = (
-    (
-        (http_errors.LimitRequestLine,),
-        "uri_too_long",
-        "The first line of the request has more than 8,190 bytes. Send the options in the body.",
-    ),
-    (
-        (http_errors.LimitRequestHeaders,),
-        "headers_too_large",
-        "There are more than 100 headers, or one has more than 8,190 bytes. Send fewer or shorter ones.",
-    ),
-    (
-        (http_errors.ExpectationFailed,),
-        "expectation_failed",
-        "The Expect header supports only 100-continue. Send that, or leave the header out.",
-    ),
-    (
-        (http_errors.UnsupportedTransferCoding,),
-        "not_implemented",
-        "The Transfer-Encoding header supports only chunked. Send that, or leave the header out.",
-    ),
-    (
-        (http_errors.InvalidHeader, http_errors.InvalidHeaderName, http_errors.ObsoleteFolding),
-        "bad_header",
-        "A header is not valid HTTP: its name has a space, its value a line break, or it was sent twice. Correct it.",
-    ),
-    (
-        (http_errors.ParseException,),
-        "bad_request",
-        "This is not an HTTP/1.0 or 1.1 request. Correct the method, address and version in its first line.",
-    ),
+_BAD_HEADER = (
+    "A header is not valid HTTP: its name has a space, its value a line break, or it was sent twice. Correct it."
+)
+_REFUSALS: tuple[tuple[type[Exception], str, str | None], ...] = (
+    (http_errors.LimitRequestLine, "uri_too_long", None),
+    (http_errors.LimitRequestHeaders, "headers_too_large", None),
+    (http_errors.ExpectationFailed, "expectation_failed", None),
+    (http_errors.UnsupportedTransferCoding, "not_implemented", None),
+    (http_errors.InvalidHeader, "bad_header", _BAD_HEADER),
+    (http_errors.InvalidHeaderName, "bad_header", _BAD_HEADER),
+    (http_errors.ObsoleteFolding, "bad_header", _BAD_HEADER),
+    (http_errors.ParseException, "bad_request", None),
 )
 """Exceptions of Gunicorn's parser, and the code and detail of the answer to each. The first match counts."""
 _APP_ERRORS = (http_errors.InvalidResponseHeader, http_errors.InvalidResponseHeaderName)
@@ -85,7 +66,7 @@ class StoppableWorker(ThreadWorker):
         # Imported here: a reload reads the service's own code again.
         from api.middleware.access_log import answer_unparsed
 
-        refusal = next((refusal for errors, *refusal in _REFUSALS if isinstance(exc, errors)), None)
+        refusal = next(((code, detail) for error, code, detail in _REFUSALS if isinstance(exc, error)), None)
         if refusal is None or isinstance(exc, _APP_ERRORS):
             super().handle_error(req, client, addr, exc)
             return

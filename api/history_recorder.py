@@ -4,12 +4,13 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from flask import Flask, g
 
 from api import maintenance
 from api.metrics import HISTORY_ENTRIES, HISTORY_FAILURES
-from api.services import Services, services
+from api.services import services
 from moodreel.errors import MoodreelError
 from moodreel.storage.history import MEDIA_DELETION_SECONDS, History, HistoryEntry, StoredMedia
 from moodreel.storage.objects import StoredFile
@@ -22,8 +23,8 @@ _deleting_rest = threading.Lock()
 
 def init_app(app: Flask) -> None:
     """Prune old entries and delete orphaned media, at the start and every hour."""
-    if services(app).history:
-        maintenance.run_hourly(app, _prune)
+    if history := services(app).history:
+        maintenance.run_hourly(app, partial(_prune, history, services(app).settings.history_retention_days))
 
 
 def write_entry(entry: HistoryEntry, media: Callable[[], Sequence[StoredFile]]) -> str | None:
@@ -41,7 +42,7 @@ def write_entry(entry: HistoryEntry, media: Callable[[], Sequence[StoredFile]]) 
         return None
     try:
         with stage("history"):
-            entry_id = history.upsert(user, entry, _put_media(user, media))
+            entry_id = history.upsert(user, entry, _put_media(history, user, media))
     except MoodreelError as error:
         _failed_parts().add("entry")
         report_failure("entry", error)
@@ -56,10 +57,9 @@ def stores_media() -> bool:
     return history is not None and history.storage is not None and g.caller is not None and g.caller.user is not None
 
 
-def delete_orphans(container: Services | None = None) -> None:
+def delete_orphans(history: History) -> None:
     """Delete the media of deleted entries; if there are many, the rest in a thread. Failures are retried every hour."""
-    history = (container or services()).history
-    if history is not None and _delete_some(history):
+    if _delete_some(history):
         threading.Thread(target=_delete_rest, args=[history], name="media-deletion", daemon=True).start()
 
 
@@ -92,10 +92,9 @@ def _failed_parts() -> set[str]:
     return parts
 
 
-def _put_media(user: str, media: Callable[[], Sequence[StoredFile]]) -> tuple[StoredMedia, ...]:
+def _put_media(history: History, user: str, media: Callable[[], Sequence[StoredFile]]) -> tuple[StoredMedia, ...]:
     """Store the files. Returns none if that fails: an entry without its image is better than no entry."""
-    history = services().history
-    if history is None or history.storage is None or "media" in _failed_parts():
+    if history.storage is None or "media" in _failed_parts():
         return ()
     try:
         return history.put_media(user, media())
@@ -105,12 +104,11 @@ def _put_media(user: str, media: Callable[[], Sequence[StoredFile]]) -> tuple[St
         return ()
 
 
-def _prune(container: Services) -> None:
-    days = container.settings.history_retention_days
+def _prune(history: History, days: int) -> None:
     try:
-        deleted = container.history.prune_if_due(days) if container.history else 0
+        deleted = history.prune_if_due(days)
     except MoodreelError as error:
         return report_failure("deletion", error)
     if deleted:
         logger.info("%d entries older than %d days were deleted from the history", deleted, days)
-    delete_orphans(container)
+    delete_orphans(history)

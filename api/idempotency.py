@@ -18,9 +18,9 @@ from flask import Flask, Response, abort, g, request
 from api import log_fields
 from api.auth.authentication import Caller
 from api.errors import ApiError
-from api.log_fields import LogFields
 from api.services import services
 from moodreel.storage.answer_store import Answer, AnswerStoreError, KeyInUse, KeyReused
+from moodreel.storage.call_log import CallFields
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotency-Replayed"
@@ -78,7 +78,7 @@ def begin(body: Iterable[bytes]) -> None:
     except AnswerStoreError as error:
         return logger.error("%s", error)
     if answer is not None:
-        log_fields.add(**cast(LogFields, answer.log))
+        log_fields.add(**cast(CallFields, answer.log))
         abort(Response(answer.body, answer.status, [*answer.headers, (REPLAYED, "true")]))
     g.idempotency_key = key
 

@@ -8,7 +8,6 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
 
 MAX_QUEUED_PER_SLOT = 4
 """Requests that may wait for each slot. Further requests are rejected at once."""
@@ -111,11 +110,7 @@ class ConnectionLimiter:
 
 
 class ConnectionSlot:
-    """The slot of one connection: first without a user, then the user's. A context manager that returns it.
-
-    Args:
-        limiter: the connections of this worker.
-    """
+    """The slot of one connection: first without a user, then the user's. A context manager that returns it."""
 
     def __init__(self, limiter: ConnectionLimiter) -> None:
         self._limiter = limiter
@@ -161,25 +156,18 @@ class ConnectionSlot:
 
 
 class TokenBucket:
-    """Token bucket: starts full and is refilled continuously. Not thread-safe.
+    """Token bucket: starts with `capacity` tokens, and is refilled by `per_second`. Not thread-safe."""
 
-    Args:
-        per_second: tokens added in a second.
-        capacity: tokens that the bucket holds at most.
-        clock: monotonic time in seconds.
-    """
-
-    def __init__(self, per_second: float, capacity: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, per_second: float, capacity: float) -> None:
         self._per_second = per_second
         self._capacity = capacity
-        self._clock = clock
         self._tokens = capacity
-        self._refilled_at = clock()
+        self._refilled_at = time.monotonic()
 
     @classmethod
-    def per_minute(cls, tokens: int, clock: Callable[[], float] = time.monotonic) -> "TokenBucket":
+    def per_minute(cls, tokens: int) -> "TokenBucket":
         """Make a bucket that holds the tokens of one minute."""
-        return cls(tokens / 60, tokens, clock)
+        return cls(tokens / 60, tokens)
 
     def try_acquire(self) -> bool:
         """Take one token. Returns False if there is none."""
@@ -196,20 +184,16 @@ class TokenBucket:
         return max(0.0, -self._tokens / self._per_second)
 
     def _refill(self) -> None:
-        now = self._clock()
+        now = time.monotonic()
         self._tokens = min(self._capacity, self._tokens + (now - self._refilled_at) * self._per_second)
         self._refilled_at = now
 
 
 class RateThrottle:
-    """Throttle the messages and bytes of one client by sleeping in its reader.
+    """Throttle the messages and the bytes a second of one client by sleeping in its reader.
 
     Nothing is rejected: while the reader sleeps, TCP back-pressure slows the client down. Twice the rate may come in a
     burst.
-
-    Args:
-        messages: messages a second.
-        size: bytes a second.
     """
 
     def __init__(self, messages: float, size: float) -> None:

@@ -7,7 +7,6 @@ from flask import g, has_app_context
 
 from api.settings import Settings
 
-TEXT = "text"
 _TEXT_FORMAT = "%(asctime)s %(process)d %(levelname)s %(name)s [%(request_id)s]: %(message)s"
 _JSON_FIELDS = "%(asctime)s %(levelname)s %(name)s %(process)d %(message)s"
 
@@ -16,12 +15,9 @@ def configure(settings: Settings) -> None:
     """Write the messages of this process to standard output, each with the ids of its request and its trace."""
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_add_ids)
-    handler.setFormatter(_text_formatter() if settings.log_format == TEXT else _json_formatter())
+    text = logging.Formatter(_TEXT_FORMAT, defaults={"request_id": "-"})
+    handler.setFormatter(text if settings.log_format == "text" else _json_formatter())
     logging.basicConfig(level="DEBUG" if settings.debug else settings.log_level, handlers=[handler])
-
-
-def _text_formatter() -> logging.Formatter:
-    return logging.Formatter(_TEXT_FORMAT, defaults={"request_id": "-"})
 
 
 def _json_formatter() -> logging.Formatter:

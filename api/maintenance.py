@@ -7,35 +7,28 @@ from collections.abc import Callable
 
 from flask import Flask, Response
 
-from api.services import Services, services
-
 INTERVAL_SECONDS = 3600
 IDLE_SECONDS = 2.0
 """Time without a response after which freed memory goes back to the system."""
 
 
-def run_hourly(app: Flask, task: Callable[[Services], None]) -> None:
+def run_hourly(app: Flask, task: Callable[[], None]) -> None:
     """Run a task now, and again after the first request that finds an hour has passed."""
-    periodic = _PeriodicTask(services(app), task)
-    periodic.run()
-    app.after_request(periodic.schedule)
+    due = 0.0
 
+    def run() -> None:
+        nonlocal due
+        due = time.monotonic() + INTERVAL_SECONDS
+        task()
 
-class _PeriodicTask:
-    def __init__(self, container: Services, task: Callable[[Services], None]) -> None:
-        self._container = container
-        self._task = task
-        self._due = 0.0
-
-    def schedule(self, response: Response) -> Response:
+    def after_request(response: Response) -> Response:
         # After the response has been sent: no client waits for the task.
-        if time.monotonic() >= self._due:
-            response.call_on_close(self.run)
+        if time.monotonic() >= due:
+            response.call_on_close(run)
         return response
 
-    def run(self) -> None:
-        self._due = time.monotonic() + INTERVAL_SECONDS
-        self._task(self._container)
+    run()
+    app.after_request(after_request)
 
 
 def release_memory_when_idle(app: Flask) -> None:

@@ -70,7 +70,8 @@ def observe_domain() -> None:
     """Connect the metrics to the observers of the domain. Call it before models are loaded."""
     observers.slot_wait = partial(queue, "analyses")
     observers.lock_wait = _observe_lock
-    observers.models_loaded = _observe_models
+    observers.models_loaded = lambda kind, count: MODELS_LOADED.labels(kind).set(count)
+    observers.analysis_cache = lambda outcome: ANALYSIS_CACHE.labels(outcome).inc()
 
 
 def init_app(app: Flask) -> None:
@@ -113,11 +114,6 @@ def queue(name: str) -> Iterator[None]:
         yield
 
 
-def server_timing(timings: Mapping[str, float]) -> str:
-    """Format milliseconds by stage as a Server-Timing header (W3C Server Timing)."""
-    return ", ".join(f"{name};dur={value:.1f}" for name, value in timings.items())
-
-
 def render() -> bytes:
     """Render the metrics of all workers as Prometheus text; of this process alone without a shared directory."""
     registry = CollectorRegistry()
@@ -150,10 +146,6 @@ def _observe_lock(database: str, seconds: float, acquired: bool) -> None:
     LOCK_SECONDS.labels(database).observe(seconds)
     if not acquired:
         LOCK_FAILURES.labels(database).inc()
-
-
-def _observe_models(kind: str, count: int) -> None:
-    MODELS_LOADED.labels(kind).set(count)
 
 
 def _finish(_error: BaseException | None) -> None:

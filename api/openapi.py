@@ -15,7 +15,7 @@ from marshmallow.fields import Field
 
 import moodreel
 from api.auth import authentication
-from api.error_examples import ERROR_EXAMPLES
+from api.error_details import ERROR_DETAILS
 from api.errors import STATUS, title
 from api.schemas.fields import Base64, LargeString, LoadedData, to_dict
 from api.schemas.files import FileSchema, ObjectField, OptionsSchema
@@ -38,22 +38,18 @@ GUARDED_CODES = (
     "keys_unavailable",
     "log_unavailable",
 )
-IDEMPOTENCY_CODES = ("request_in_progress", "idempotency_key_reused")
-VIDEO_CODES = (
-    *IDEMPOTENCY_CODES,
+ANALYSIS_CODES = (
+    "request_in_progress",
+    "idempotency_key_reused",
     "bad_json",
     "too_large",
-    "video_too_long",
-    "video_too_big",
     "unsupported_media",
     "invalid_request",
-    "bad_base64",
-    "video_corrupt",
-    "video_too_short",
     "overloaded",
     "model_missing",
 )
-
+VIDEO_CODES = (*ANALYSIS_CODES, "video_too_long", "video_too_big", "bad_base64", "video_corrupt", "video_too_short")
+IMAGE_CODES = (*ANALYSIS_CODES, "picture_too_big", "bad_base64", "picture_corrupt")
 AUDIOVISUAL_CODES = (*VIDEO_CODES, "no_face", "audio_corrupt", "audio_too_long", "no_face_no_sound")
 
 _FORM_PLUGIN = MarshmallowPlugin()
@@ -80,73 +76,52 @@ SECURITY_SCHEMES = {
 }
 """Ways to authenticate; a request needs one of them."""
 
-IMAGE_CODES = (
-    *IDEMPOTENCY_CODES,
-    "bad_json",
-    "too_large",
-    "picture_too_big",
-    "unsupported_media",
-    "invalid_request",
-    "bad_base64",
-    "picture_corrupt",
-    "overloaded",
-    "model_missing",
-)
 
-TEXT_CODES = (
-    *IDEMPOTENCY_CODES,
-    "bad_json",
-    "too_large",
-    "text_too_long",
-    "unsupported_media",
-    "invalid_request",
-    "text_empty",
-    "overloaded",
-    "model_missing",
-)
+def _header(name: str, description: str, pattern: str, example: str | None = None) -> Spec:
+    """Describe an optional header."""
+    header: Spec = {"in": "header", "name": name, "required": False, "description": description}
+    header["schema"] = {"type": "string", "pattern": pattern}
+    return header if example is None else {**header, "example": example}
+
 
 # Not the format `date-time`: openapi-python-client takes no header of that type.
-_DATE_TIME = {"type": "string", "pattern": r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d))?$"}
-_PRINTABLE = {"type": "string", "pattern": "^[ -~]{0,128}$"}
-_VISIBLE = {"type": "string", "pattern": "^[!-~]{0,128}$"}
-_HEADERS: dict[str, tuple[str, Spec, str]] = {
-    "date": (
+_DATE_TIME = r"^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,6})?(Z|[+-]\d\d:\d\d))?$"
+_DATE_HEADERS = (
+    _header(
+        "date",
         "ISO 8601 with a zone, or an HTTP date. Required without `x-date`. Pages in a browser cannot set `date`.",
         _DATE_TIME,
         "2025-08-16T12:34:56Z",
     ),
-    "x-date": ("Replaces `date`.", _DATE_TIME, "2025-08-16T12:34:56Z"),
-    "x-client-id": ("At most 128 printable characters; recorded in the log.", _PRINTABLE, "journal-ios/2.1"),
-    "x-request-id": ("Echoed; generated if absent.", _VISIBLE, "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
-}
-_IDEMPOTENCY_KEY: Spec = {
-    "in": "header",
-    "name": "Idempotency-Key",
-    "required": False,
-    "description": "A new UUID for each call, and the same one when the call is repeated: the first answer is sent "
-    "again, with `Idempotency-Replayed: true` (draft-ietf-httpapi-idempotency-key-header-07).",
-    "schema": {"type": "string", "pattern": "^[!#-~]{0,255}$"},
-    "example": "8e03978e-40d5-43dd-bc93-6894a57f9324",
-}
-
-
-_PREFER: Spec = {
-    "in": "header",
-    "name": "Prefer",
-    "required": False,
-    "description": "`respond-async`: answer 202 at once, and analyze later (RFC 7240). Ignored unless `JOBS=on`.",
-    "schema": {"type": "string", "pattern": "^[ -~]{0,128}$"},
-    "example": "respond-async",
-}
-
-_WEBHOOK_URL: Spec = {
-    "in": "header",
-    "name": "x-webhook-url",
-    "required": False,
-    "description": "With `Prefer: respond-async`: the address to POST to when the job has ended. Its host must be"
-    " listed in `WEBHOOK_HOSTS`. Messages are signed as https://www.standardwebhooks.com says.",
-    "schema": {"type": "string", "pattern": "^(https?://[!-~]{1,490})?$"},
-}
+    _header("x-date", "Replaces `date`.", _DATE_TIME, "2025-08-16T12:34:56Z"),
+)
+_ID_HEADERS = (
+    _header(
+        "x-client-id", "At most 128 printable characters; recorded in the log.", "^[ -~]{0,128}$", "journal-ios/2.1"
+    ),
+    _header("x-request-id", "Echoed; generated if absent.", "^[!-~]{0,128}$", "6f1c1a52-8c0e-4c11-9a6b-0d1f7c1f7b1e"),
+)
+_IDEMPOTENCY_KEY = _header(
+    "Idempotency-Key",
+    "A new UUID for each call, and the same one when the call is repeated: the first answer is sent again, with "
+    "`Idempotency-Replayed: true` (draft-ietf-httpapi-idempotency-key-header-07).",
+    "^[!#-~]{0,255}$",
+    "8e03978e-40d5-43dd-bc93-6894a57f9324",
+)
+_ASYNCHRONOUS_HEADERS = (
+    _header(
+        "Prefer",
+        "`respond-async`: answer 202 at once, and analyze later (RFC 7240). Ignored unless `JOBS=on`.",
+        "^[ -~]{0,128}$",
+        "respond-async",
+    ),
+    _header(
+        "x-webhook-url",
+        "With `Prefer: respond-async`: the address to POST to when the job has ended. Its host must be listed in "
+        "`WEBHOOK_HOSTS`. Messages are signed as https://www.standardwebhooks.com says.",
+        "^(https?://[!-~]{1,490})?$",
+    ),
+)
 
 _SERVER_CODES = ("uri_too_long", "headers_too_large")
 """The codes of errors that any request may get before it has a view."""
@@ -212,13 +187,7 @@ class Blueprint(flask_smorest.Blueprint):
 
 
 class GuardedBlueprint(Blueprint):
-    """A blueprint whose routes require an API key or a token, and describe that.
-
-    Args:
-        *args: As for `Blueprint`.
-        dated: Whether a request needs a date header as well.
-        **kwargs: As for `Blueprint`.
-    """
+    """A blueprint whose routes require an API key or a token and, if `dated`, a date header, and describe that."""
 
     common_codes = GUARDED_CODES
 
@@ -262,11 +231,6 @@ def files_body(schema: type[OptionsSchema], max_files: int) -> Spec:
     """Describe a body with several files: JSON, or a form with several `file` parts."""
     file = {"type": "string", "format": "binary"}
     return _body(schema, {"type": "array", "items": file, "minItems": 1, "maxItems": max_files})
-
-
-def one_of(*schemas: type[Schema]) -> Spec:
-    """Describe a response that has one of several schemas."""
-    return {"oneOf": list(schemas)}
 
 
 def _body(schema: type[OptionsSchema], file: Spec) -> Spec:
@@ -325,22 +289,12 @@ class _Api(flask_smorest.Api):
 
 def _prepare_guard(doc: Spec, doc_info: Spec, *, dated: bool, **_: object) -> Spec:
     doc["security"] = [{name: []} for name in SECURITY_SCHEMES]
-    doc.setdefault("parameters", []).extend(
-        {
-            "in": "header",
-            "name": name,
-            "required": False,
-            "description": description,
-            "schema": schema,
-            "example": example,
-        }
-        for name, (description, schema, example) in _HEADERS.items()
-        if dated or name not in ("date", "x-date")
-    )
+    headers = [*(_DATE_HEADERS if dated else ()), *_ID_HEADERS]
     if "request_in_progress" in doc_info.get("error_codes", ()):
-        doc["parameters"].append(_IDEMPOTENCY_KEY)
+        headers.append(_IDEMPOTENCY_KEY)
     if doc_info.get("asynchronous"):
-        doc["parameters"] += [_PREFER, _WEBHOOK_URL]
+        headers += _ASYNCHRONOUS_HEADERS
+    doc.setdefault("parameters", []).extend(headers)
     return doc
 
 
@@ -364,13 +318,13 @@ def _example(status: int, code: str) -> Spec:
         "type": f"urn:moodreel:problem:{code}",
         "title": title(code),
         "status": status,
-        "detail": ERROR_EXAMPLES[code],
+        "detail": ERROR_DETAILS[code],
         "code": code,
         "request_id": "6f1c1a528c0e4c119a6b0d1f7c1f7b1e",
     }
     if code != "invalid_request":
         return problem
-    name, _, message = ERROR_EXAMPLES[code].removesuffix(" Correct it and send it again.").partition(": ")
+    name, _, message = ERROR_DETAILS[code].removesuffix(" Correct it and send it again.").partition(": ")
     return {**problem, "errors": {name: [message]}}
 
 

@@ -32,11 +32,7 @@ def client_id(request: Request) -> str | None:
 
 
 def check(request: Request, *, dated: bool) -> None:
-    """Check that each of these headers is well-formed, if it was sent.
-
-    Args:
-        request: The request.
-        dated: Whether the request needs a date.
+    """Check that each of these headers is well-formed, if it was sent. A `dated` request needs a date.
 
     Raises:
         ApiError: A header is malformed, or the date is missing.

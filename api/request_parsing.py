@@ -255,7 +255,7 @@ def _decode(content: str) -> bytes:
         with stage("base64"):
             return decode_base64(content)
     except ValueError as error:
-        raise ApiError("bad_base64", "content is not base64. Encode the whole file as it is.") from error
+        raise ApiError("bad_base64") from error
 
 
 def _picture_or_error(content: str | bytes) -> bytes | ApiError:

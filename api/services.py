@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 
 from flask import Flask, current_app
 
-from api.analysis_cache import SharedAnalysisCache
 from api.auth.token_verifiers import TokenVerifier
 from api.call_log_writer import CallLogWriter
 from api.companion.companion import Companion
@@ -36,23 +35,13 @@ class Services:
     """The service container, one per process.
 
     Attributes:
-        settings: The operator's settings.
         engine: The models, threads and slots that the pipelines share.
-        video_pipeline: Predicts emotions in clips and makes thumbnails.
-        image_pipeline: Predicts emotions in images.
-        image_or_video_pipeline: Predicts emotions in files of either kind.
-        text_pipeline: Predicts emotions in texts.
-        audiovisual_pipeline: Predicts emotions from faces and sound.
         frame_scheduler: Runs the frames of live sessions.
-        call_log: The database of calls.
-        call_log_writer: Writes calls into it.
-        token_verifier: Verifies bearer tokens.
         concurrency_limiter: Bounds the requests whose bodies are in memory.
         connection_limiter: Bounds long-lived connections.
         shutdown_hooks: Run when the worker is stopped.
         connections: The open WebSockets, and their count over all processes.
         history: The users' histories; None if HISTORY is off.
-        analysis_cache: The numbers of recent analyses; None if none are kept.
         answers: The answers to calls with an Idempotency-Key; None if none are kept.
         jobs: Runs the calls that are answered later; None if JOBS is off.
         companion: Asks a question about a journal entry; None if LLM_BASE_URL is not set.
@@ -75,7 +64,6 @@ class Services:
     shutdown_hooks: ShutdownHooks
     connections: ConnectionBroadcaster
     history: History | None = None
-    analysis_cache: SharedAnalysisCache | None = None
     answers: AnswerStore | None = None
     jobs: "JobRunner | None" = None
     companion: Companion | None = None

@@ -19,7 +19,7 @@ from environs import Env
 from api.base64_input import decode_base64
 from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.models.model_store import WEIGHTS_SUFFIXES, shipped_model_store
-from moodreel.storage.database_url import is_well_formed
+from moodreel.storage.database import is_well_formed
 
 SECRET_BYTES = 64
 """The shortest key for HS512 (RFC 7518, section 3.2)."""
@@ -125,22 +125,15 @@ def _host(text: str) -> str:
     return text[1:-1] if text.startswith("[") and text.endswith("]") else text
 
 
-def _http_url(text: str) -> str:
-    if not re.match(r"https?://[^\s/?#]+[^\s?#]*\Z", text, re.IGNORECASE) or urlsplit(text).port == 0:
-        raise ValueError
-    return text
+def _url(pattern: str) -> Callable[[str], str]:
+    """Make a cast that takes only a URL that begins as the pattern says."""
 
+    def cast(text: str) -> str:
+        if not re.match(pattern, text) or urlsplit(text).port == 0:
+            raise ValueError
+        return text
 
-def _collector_url(text: str) -> str:
-    if not re.match(r"https?://[^\s/?#]\S*\Z", text, re.IGNORECASE) or urlsplit(text).port == 0:
-        raise ValueError
-    return text
-
-
-def _redis_url(text: str) -> str:
-    if not text.startswith(("redis://", "rediss://", "unix://")):
-        raise ValueError
-    return text
+    return cast
 
 
 def _database_url(text: str) -> str:
@@ -152,13 +145,8 @@ def _database_url(text: str) -> str:
 _DATABASE_URL = "a URL like postgresql://user:password@host/database, with %40 for an @ and %2F for a / in the password"
 
 
+_collector_url = _url(r"(?i)https?://[^\s/?#]\S*\Z")
 _COLLECTOR_URL = "a URL that begins with https:// or http://, such as http://127.0.0.1:4318"
-
-
-def _storage_url(text: str) -> str:
-    if not re.match(r"file:///|memory://|(gs|s3)://[^/]", text):
-        raise ValueError
-    return text
 
 
 @dataclass(frozen=True)
@@ -194,7 +182,7 @@ class Settings:
     connections_count: str = _choice({"public": "public", "private": "private"}, "public")
     presence_path: Path = _setting(Path, "a file", Path("data/presence.db"))  # noqa: RUF009
     redis_url: str | None = _setting(
-        _redis_url, "a URL that begins with redis://, rediss:// or unix://", None, secret=True
+        _url("rediss?://|unix://"), "a URL that begins with redis://, rediss:// or unix://", None, secret=True
     )
 
     max_body_bytes: int = _integer(1024, 1 << 30, 96 << 20)  # a minute of 720p as base64
@@ -233,7 +221,9 @@ class Settings:
     )
     oidc_jwks: str | None = _setting(_key_source, "a file, or a URL that begins with https://", None)
 
-    llm_base_url: str | None = _setting(_http_url, "a URL that begins with https:// or http://", None)
+    llm_base_url: str | None = _setting(
+        _url(r"(?i)https?://[^\s/?#]+[^\s?#]*\Z"), "a URL that begins with https:// or http://", None
+    )
     llm_model: str | None = _setting(str, "the name of a model on that server", None)
     llm_api_key: str | None = _setting(str, "the secret of that server", None, secret=True)
     llm_max_streams: int = _integer(1, 64, 8)
@@ -260,7 +250,9 @@ class Settings:
     max_jobs: int = _integer(1, 100_000, 100)
     max_jobs_bytes: int = _integer(1024, 1 << 40, 1 << 30)
     media_storage: str | None = _setting(
-        _storage_url, "a URL that begins with file:///, memory://, gs://BUCKET or s3://BUCKET", None
+        _url("file:///|memory://|(gs|s3)://[^/]"),
+        "a URL that begins with file:///, memory://, gs://BUCKET or s3://BUCKET",
+        None,
     )
 
     @classmethod
@@ -281,26 +273,27 @@ class Settings:
             raise SettingsError(
                 "API_KEY is empty: set it to a secret that callers send as x-api-key. openssl rand -hex 24 makes one."
             )
-        _check_tokens(settings)
-        _check_history(settings)
+        _check_agreement(settings)
         _check_models(settings)
-        if bool(settings.llm_base_url) != bool(settings.llm_model):
-            raise SettingsError("LLM_BASE_URL and LLM_MODEL go together: set both of them, or none.")
         return settings
 
 
-def _check_tokens(settings: Settings) -> None:
-    for names in (("security_secret", "security_issuer"), ("oidc_issuer", "oidc_audience", "oidc_jwks")):
+_TOGETHER = (
+    ("security_secret", "security_issuer"),
+    ("oidc_issuer", "oidc_audience", "oidc_jwks"),
+    ("webhook_hosts", "webhook_secret"),
+    ("llm_base_url", "llm_model"),
+)
+"""Settings that are of use only together."""
+
+
+def _check_agreement(settings: Settings) -> None:
+    for names in _TOGETHER:
         missing = [name.upper() for name in names if not getattr(settings, name)]
         if 0 < len(missing) < len(names):
             raise SettingsError(f"{missing[0]} is empty: set all of {', '.join(names).upper()}, or none of them.")
-    if bool(settings.webhook_hosts) != bool(settings.webhook_secret):
-        raise SettingsError("WEBHOOK_HOSTS needs WEBHOOK_SECRET, and the other way around: set both, or none of them.")
     if settings.oidc_issuer and settings.oidc_issuer == settings.security_issuer:
         raise SettingsError("OIDC_ISSUER must not be SECURITY_ISSUER: the issuer decides how a token is verified.")
-
-
-def _check_history(settings: Settings) -> None:
     if (settings.media_storage or "").startswith("memory://") and settings.web_concurrency != 1:
         raise SettingsError(
             "MEDIA_STORAGE=memory:// is not shared between workers: set WEB_CONCURRENCY=1, or use file://."

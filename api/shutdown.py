@@ -5,19 +5,13 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Protocol
+
+from gunicorn.workers.gthread import ThreadWorker
 
 POLL_SECONDS = 0.25
 """How often to check whether the worker has been stopped."""
 
 logger = logging.getLogger(__name__)
-
-
-class Worker(Protocol):
-    """The part of a Gunicorn worker that is read here."""
-
-    alive: bool
-    ppid: int
 
 
 class ShutdownHooks:
@@ -35,7 +29,7 @@ class ShutdownHooks:
         """Register a hook during startup. It runs in a thread of its own, before running requests have ended."""
         self._hooks.append(hook)
 
-    def start_watcher(self, worker: Worker) -> None:
+    def start_watcher(self, worker: ThreadWorker) -> None:
         """Start to watch a Gunicorn worker, in a thread. Call it after the fork: a fork copies no threads."""
         threading.Thread(target=self._watch, args=[worker], name="shutdown-hooks", daemon=True).start()
 
@@ -48,7 +42,7 @@ class ShutdownHooks:
             except Exception:
                 logger.exception("a shutdown hook failed")
 
-    def _watch(self, worker: Worker) -> None:
+    def _watch(self, worker: ThreadWorker) -> None:
         # Polled, because hooks take locks and a signal handler must not.
         while worker.alive and worker.ppid == os.getppid():
             time.sleep(POLL_SECONDS)

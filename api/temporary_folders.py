@@ -17,16 +17,13 @@ _service_folders: dict[str, str] = {}
 """Path of each folder that `service_folder` made, by its prefix."""
 
 
-def make_folder(prefix: str, parent: str) -> str:
-    """Make a folder for this process and its workers. Delete those of killed services, which no process locks.
+def service_folder(prefix: str, parent: str) -> str:
+    """Make a folder for this process and its workers, at the first call: a reload gets the same one.
 
-    Args:
-        prefix: of its name.
-        parent: the folder to make it in.
-
-    Returns:
-        Its path.
+    Those of killed services, which no process locks, are deleted.
     """
+    if prefix in _service_folders:
+        return _service_folders[prefix]
     for old in Path(parent).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             lock = _lock(old)
@@ -34,14 +31,8 @@ def make_folder(prefix: str, parent: str) -> str:
             os.close(lock)
     folder = tempfile.mkdtemp(prefix=prefix, dir=parent)
     _lock(Path(folder))
+    _service_folders[prefix] = folder
     return folder
-
-
-def service_folder(prefix: str, parent: str) -> str:
-    """Return the folder with this prefix that `make_folder` made at the first call: a reload gets the same one."""
-    if prefix not in _service_folders:
-        _service_folders[prefix] = make_folder(prefix, parent)
-    return _service_folders[prefix]
 
 
 def delete_service_folders() -> None:

@@ -29,9 +29,9 @@ from opentelemetry.util.types import AttributeValue
 
 from api import log_fields
 from api.auth.authentication import JOB_CALLER
-from api.log_fields import LogFields
 from moodreel import __version__
 from moodreel.observers import EndedStage, observers
+from moodreel.storage.call_log import CallFields
 
 FLUSH_SECONDS = 2.0
 """How long a process that stops waits for the collector to take the last spans."""
@@ -182,7 +182,7 @@ class _ReportHandler(logging.Handler):
             logger.warning("OpenTelemetry failed; calls are answered without it: %s", text)
 
 
-def _end(call: Context, status: int, request_id: str, fields: LogFields) -> None:
+def _end(call: Context, status: int, request_id: str, fields: CallFields) -> None:
     """End the span of a call, with what its row in the call log says."""
     span, clock = trace.get_current_span(call), context.get_value(_CLOCK, call)
     known: dict[str, AttributeValue | None] = {

@@ -15,11 +15,7 @@ _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,
 
 
 def default_workers(use_gpu: str) -> int:
-    """Return one worker per core, or as many as the memory, also that of the GPU, holds if these are fewer.
-
-    Args:
-        use_gpu: "auto", "0" or "1".
-    """
+    """Return one worker per core, or as many as the memory, also that of the GPU, holds if these are fewer."""
     limits = [_cores(), workers_in_memory()]
     if use_gpu != "0" and (gpu := _gpu_mebibytes()) is not None:
         limits.append(gpu // GPU_MEBIBYTES_PER_WORKER)

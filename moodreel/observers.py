@@ -36,12 +36,14 @@ class Observers:
             whether it then could write.
         stage_ended: Called with a stage, in the thread of its call.
         models_loaded: Called with a kind of model and how many of it are in memory.
+        analysis_cache: Called with the outcome of a look-up in the cache of analyses: "hit", "miss" or "failed".
     """
 
     slot_wait: Callable[[], AbstractContextManager[object]] = nullcontext
     lock_wait: Callable[[str, float, bool], None] = lambda database, seconds, acquired: None
     stage_ended: Callable[[EndedStage], None] = lambda stage: None
     models_loaded: Callable[[str, int], None] = lambda kind, count: None
+    analysis_cache: Callable[[str], None] = lambda outcome: None
 
 
 observers = Observers()

@@ -92,9 +92,7 @@ def require_caller(*, dated: bool = True) -> None:
 def admit(caller: Caller) -> None:
     """Reject a request that must be logged and cannot be, or that exceeds the rate limit of its caller."""
     if _settings().log_required and services().call_log_writer.failure(LOG_WAIT_SECONDS):
-        raise ApiError(
-            "log_unavailable", "Calls are refused now, because the call log cannot be written. Try again soon."
-        )
+        raise ApiError("log_unavailable")
     rate_limit.check(caller.id)
 
 
@@ -107,6 +105,16 @@ def require_same_origin() -> None:
             "A page of another origin cannot do this with a cookie. Send the token in the Authorization header, "
             "or have the page's origin added to CORS_ORIGINS.",
         )
+
+
+def require_socket_origin() -> None:
+    """Reject a WebSocket that a page of another origin opens with the user's cookie.
+
+    The same-origin policy does not cover WebSockets: any page may connect, and browsers send the cookie along.
+    """
+    # Clients that are no browsers send no Origin.
+    if g.caller.cookie and "Origin" in request.headers and not is_same_origin(request, _settings().cors_origins):
+        raise ApiError("forbidden", "Another site's page may not connect with your cookie. Send the token itself.")
 
 
 def require_admin() -> None:

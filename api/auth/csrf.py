@@ -12,13 +12,9 @@ _PORTS = {"https": ":443", "http": ":80"}
 
 
 def is_same_origin(request: Request, allowed_origins: Iterable[str]) -> bool:
-    """Return whether a page of this service, or of an allowed origin, makes the request.
+    """Return whether a page of this service, or of an allowed origin (`*` allows none), makes the request.
 
     It decides by headers that browsers set and no page can forge. A request without them is not of the same origin.
-
-    Args:
-        request: The request.
-        allowed_origins: Further origins that are trusted; `*` trusts none.
     """
     origin, site = request.headers.get("Origin", ""), request.headers.get("Sec-Fetch-Site")
     if origin != "*" and origin in allowed_origins:

@@ -12,10 +12,8 @@ import re
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import jwt
 from jwt.types import JWKDict
@@ -65,18 +63,6 @@ class KeySet:
         return next((key for name, key in candidates if name == kid), None)
 
 
-class KeySource(Protocol):
-    """A source of keys."""
-
-    def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
-        """Return the key that a token names; None if there is none. Raises KeysUnavailable."""
-
-
-def open_key_source(source: str) -> KeySource:
-    """Open the keys at a URL, which is read when the first token comes, or in a file. Raises KeysUnavailable."""
-    return UrlKeys(source) if _URL.match(source) else FileKeys(Path(source))
-
-
 class FileKeys:
     """Keys in a file, read again whenever the file changes. A new version that is not a JWKS is ignored."""
 
@@ -114,13 +100,7 @@ class FileKeys:
 
 @dataclass(frozen=True)
 class _CachedKeys:
-    """The state of `UrlKeys`.
-
-    Attributes:
-        keys: The keys; None before the first success.
-        fetched_at: When they were fetched, in seconds of the clock.
-        asked_at: When the provider was last asked.
-    """
+    """The state of `UrlKeys`: the keys, None before the first success, and when the provider was last asked."""
 
     keys: KeySet | None
     fetched_at: float
@@ -131,31 +111,21 @@ class _CachedKeys:
 
 
 class UrlKeys:
-    """Keys at a URL.
+    """Keys at the URL of a JWKS."""
 
-    Args:
-        url: The URL of a JWKS.
-        fetch: Returns the content of the URL, or raises OSError.
-        clock: Returns seconds of a monotonic clock.
-    """
-
-    def __init__(
-        self, url: str, *, fetch: Callable[[str], bytes] | None = None, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    def __init__(self, url: str) -> None:
         self._url = url
-        self._fetch = fetch or _fetch
-        self._clock = clock
         self._refresh_lock = threading.Lock()
         self._state = _CachedKeys(None, -float("inf"), -float("inf"))
 
     def find(self, algorithm: str, kid: str | None) -> jwt.PyJWK | None:
         """Return the key that a token names; None if there is none. Raises KeysUnavailable."""
         key = self._state.find(algorithm, kid)
-        if key is None or self._clock() - self._state.fetched_at > FRESH_SECONDS:
+        if key is None or time.monotonic() - self._state.fetched_at > FRESH_SECONDS:
             # While one thread asks, the others use the cached keys. They wait only if they need an unknown key.
             self._refresh(wait=key is None)
         state = self._state
-        if self._clock() - state.fetched_at > MAX_STALE_SECONDS:
+        if time.monotonic() - state.fetched_at > MAX_STALE_SECONDS:
             raise KeysUnavailable(f"no keys can be read from {self._url}; check the address, and that it answers")
         key = state.find(algorithm, kid)
         if key is None and state.fetched_at < state.asked_at:
@@ -166,16 +136,32 @@ class UrlKeys:
         if not self._refresh_lock.acquire(blocking=wait):
             return
         try:
-            before, now = self._state, self._clock()
+            before, now = self._state, time.monotonic()
             if now - before.asked_at < COOLDOWN_SECONDS:
                 return
             try:
-                self._state = _CachedKeys(KeySet(self._fetch(self._url)), now, now)
+                self._state = _CachedKeys(KeySet(self._fetch()), now, now)
             except (OSError, http.client.HTTPException, ValueError) as error:
                 logger.error("OIDC_JWKS: %s cannot be used: %s", self._url, error)
                 self._state = _CachedKeys(before.keys, before.fetched_at, now)
         finally:
             self._refresh_lock.release()
+
+    def _fetch(self) -> bytes:
+        request = urllib.request.Request(self._url, headers={"Accept": "application/json", "User-Agent": "moodreel"})
+        deadline, data = time.monotonic() + TIMEOUT_SECONDS, b""
+        with urllib.request.build_opener(_NoRedirectHandler).open(request, timeout=TIMEOUT_SECONDS) as response:
+            # The timeout is for one read. Without the deadline, single bytes that trickle in would hold the thread.
+            while chunk := response.read1(65_536):
+                data += chunk
+                if len(data) > MAX_BYTES or time.monotonic() > deadline:
+                    raise OSError("the response is too large or too slow")
+        return data
+
+
+def open_key_source(source: str) -> FileKeys | UrlKeys:
+    """Open the keys at a URL, which is read when the first token comes, or in a file. Raises KeysUnavailable."""
+    return UrlKeys(source) if _URL.match(source) else FileKeys(Path(source))
 
 
 def _usable(jwk: JWKDict) -> list[tuple[str | None, jwt.PyJWK]]:
@@ -210,15 +196,3 @@ class _NoRedirectHandler(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, *_args: object, **_options: object) -> None:
         return None
-
-
-def _fetch(url: str) -> bytes:
-    request = urllib.request.Request(url, headers={"Accept": "application/json", "User-Agent": "moodreel"})
-    deadline, data = time.monotonic() + TIMEOUT_SECONDS, b""
-    with urllib.request.build_opener(_NoRedirectHandler).open(request, timeout=TIMEOUT_SECONDS) as response:
-        # The timeout is for one read. Without the deadline, single bytes that trickle in would hold the thread.
-        while chunk := response.read1(65_536):
-            data += chunk
-            if len(data) > MAX_BYTES or time.monotonic() > deadline:
-                raise OSError("the response is too large or too slow")
-    return data

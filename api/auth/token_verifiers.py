@@ -17,11 +17,11 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Protocol
+from typing import Any
 
 import jwt
 
-from api.auth.jwks import ALGORITHMS, KeySource, KeysUnavailable, open_key_source
+from api.auth.jwks import ALGORITHMS, FileKeys, KeysUnavailable, UrlKeys, open_key_source
 from api.errors import ApiError
 from api.settings import Settings, SettingsError
 
@@ -47,11 +47,6 @@ class Token:
 
     Attributes:
         user_id: The user, as the issuer knows them.
-        subject: The claim `sub`.
-        roles: The claim `roles`.
-        issuer: The claim `iss`.
-        issued_at: The claim `iat`.
-        expires_at: The claim `exp`.
         renewable: Whether this service can sign a new one.
         claims: All claims.
     """
@@ -76,21 +71,14 @@ class Token:
         return self.expires_at.timestamp() + LEEWAY_SECONDS - time.time()
 
 
-class IssuerVerifier(Protocol):
-    """Verifies the tokens of one issuer."""
-
-    issuer: str
-
-    def verify(self, text: str) -> Token:
-        """Verify a token. Raises jwt.PyJWTError or KeysUnavailable."""
-
-
 class TokenVerifier:
     """Verifies the tokens of all configured issuers; there may be none."""
 
     def __init__(self, own: "SharedSecretVerifier | None" = None, openid: "OpenIdVerifier | None" = None) -> None:
         self._own = own
-        self._by_issuer: dict[object, IssuerVerifier] = {kind.issuer: kind for kind in (own, openid) if kind}
+        self._by_issuer: dict[object, SharedSecretVerifier | OpenIdVerifier] = {
+            kind.issuer: kind for kind in (own, openid) if kind
+        }
 
     @classmethod
     def from_settings(cls, settings: Settings) -> "TokenVerifier":
@@ -127,10 +115,7 @@ class TokenVerifier:
         except (jwt.PyJWTError, ValueError, TypeError) as error:
             raise _invalid("The token is not valid for this service. Sign in again and send the new one.") from error
         except KeysUnavailable as error:
-            raise ApiError(
-                "keys_unavailable",
-                "The token cannot be verified now, because its issuer does not answer. Try again soon.",
-            ) from error
+            raise ApiError("keys_unavailable") from error
 
     def renew(self, token: Token, now: float | None = None) -> "RenewedToken":
         """Sign a new token of the same claims and lifetime. Raises ApiError if that is not allowed."""
@@ -141,7 +126,7 @@ class TokenVerifier:
             )
         return self._own.renew(token, time.time() if now is None else now)
 
-    def _verifier(self, text: str) -> IssuerVerifier:
+    def _verifier(self, text: str) -> "SharedSecretVerifier | OpenIdVerifier":
         # A token that is too large or malformed is not parsed at all.
         if len(text) > MAX_CHARACTERS or not _SHAPE.fullmatch(text):
             raise jwt.DecodeError("not a token")
@@ -214,7 +199,7 @@ class OpenIdVerifier:
 
     REQUIRED = ("sub", "iss", "aud", "iat", "exp")
 
-    def __init__(self, keys: KeySource, issuer: str, audience: tuple[str, ...]) -> None:
+    def __init__(self, keys: FileKeys | UrlKeys, issuer: str, audience: tuple[str, ...]) -> None:
         self.issuer = issuer
         self._keys = keys
         self._audience = audience

@@ -8,13 +8,14 @@ import json
 import logging
 from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import dataclass
 
 import httpx2
 
 from api.errors import ApiError
 
 MAX_TOKENS = 120
+CONNECT_SECONDS, FIRST_SECONDS, TOTAL_SECONDS = 5.0, 30.0, 60.0
+"""Timeouts of the connection, of the first piece of text, and of the whole answer."""
 _TEMPERATURE = 0.7
 _MAX_EVENT_BYTES = 64 * 1024
 _POLL_SECONDS = 0.25
@@ -27,15 +28,6 @@ Messages = Sequence[Mapping[str, str]]
 """The conversation: `role` and `content` of each message."""
 
 
-@dataclass(frozen=True)
-class Timeouts:
-    """Seconds for the connection, until the first piece of text, and for the whole answer."""
-
-    connect: float = 5
-    first: float = 30
-    total: float = 60
-
-
 class LanguageModel:
     """A language model on a server.
 
@@ -43,14 +35,12 @@ class LanguageModel:
         base_url: The address under which the server has `/chat/completions`.
         model: Its name on the server.
         api_key: Sent as a bearer token; None sends none.
-        timeouts: Of one answer.
     """
 
-    def __init__(self, base_url: str, model: str, api_key: str | None = None, timeouts: Timeouts | None = None) -> None:
+    def __init__(self, base_url: str, model: str, api_key: str | None = None) -> None:
         self._url = f"{base_url.rstrip('/')}/chat/completions"
         self._model = model
         self._headers = {"authorization": f"Bearer {api_key}"} if api_key else {}
-        self._timeouts = timeouts or Timeouts()
         self._ssl = httpx2.create_ssl_context()  # takes some milliseconds, so it is made once
 
     def stream(
@@ -83,25 +73,25 @@ class LanguageModel:
                     return
                 yield item
             call.cancel()
-            raise ApiError("client_closed_request", "The caller closed the connection.")
+            raise ApiError("client_closed_request")
 
     async def _fill(
         self, queue: asyncio.Queue[str | ApiError | None], messages: Messages, headers: Mapping[str, str]
     ) -> None:
         """Put the pieces of the answer into a queue, and then None, or the error that ended it."""
         try:
-            async with asyncio.timeout(self._timeouts.total), aclosing(self._pieces(messages, headers)) as pieces:
-                async with asyncio.timeout(self._timeouts.first):
+            async with asyncio.timeout(TOTAL_SECONDS), aclosing(self._pieces(messages, headers)) as pieces:
+                async with asyncio.timeout(FIRST_SECONDS):
                     await queue.put(await anext(pieces))
                 async for piece in pieces:
                     await queue.put(piece)
             await queue.put(None)
         except Exception as error:
-            code, detail = _problem(error)
+            code = _code(error)
             # The message of an error may hold what the caller wrote.
             status = error.response.status_code if isinstance(error, httpx2.HTTPStatusError) else ""
             logger.warning("the companion's model failed: %s %s %s", code, type(error).__name__, status)
-            await queue.put(ApiError(code, detail))
+            await queue.put(ApiError(code))
 
     async def _pieces(self, messages: Messages, headers: Mapping[str, str]) -> AsyncGenerator[str]:
         body = {
@@ -111,7 +101,7 @@ class LanguageModel:
             "temperature": _TEMPERATURE,
             "stream": True,
         }
-        timeout = httpx2.Timeout(None, connect=self._timeouts.connect)
+        timeout = httpx2.Timeout(None, connect=CONNECT_SECONDS)
         async with (
             httpx2.AsyncClient(verify=self._ssl, timeout=timeout, headers={**self._headers, **headers}) as client,
             client.sse(self._url, method="POST", json=body, max_event_size=_MAX_EVENT_BYTES) as source,
@@ -128,10 +118,10 @@ class LanguageModel:
         raise httpx2.RemoteProtocolError("The answer broke off.")
 
 
-def _problem(error: Exception) -> tuple[str, str]:
-    """Return the code and the sentence for an error of a call."""
+def _code(error: Exception) -> str:
+    """Return the code for an error of a call."""
     if isinstance(error, httpx2.ConnectTimeout | httpx2.NetworkError | httpx2.HTTPStatusError):
-        return "companion_unavailable", "The companion's model cannot be reached now. Try again in a minute."
+        return "companion_unavailable"
     if isinstance(error, TimeoutError | httpx2.TimeoutException):
-        return "companion_timeout", "The companion's model took too long. Try again, or write less."
-    return "companion_bad_answer", "The companion's model sent no usable answer. Try again."
+        return "companion_timeout"
+    return "companion_bad_answer"

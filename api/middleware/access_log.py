@@ -4,20 +4,21 @@ The row of a streamed response is closed when the stream ends. Its parts pass as
 """
 
 import logging
-import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from functools import partial
 
 from flask import Flask, Response, current_app, g, request
 
 from api import log_fields, maintenance, request_headers
 from api.auth import authentication
+from api.auth.authentication import Caller
+from api.error_details import ERROR_DETAILS
 from api.errors import problem_response
-from api.log_fields import LogFields
 from api.middleware import request_body
 from api.services import Services, services
-from moodreel.storage.call_log import Call, CallLogError, CallOutcome
+from moodreel.storage.call_log import Call, CallFields, CallLogError
 from moodreel.timing import stage
 
 logger = logging.getLogger(__name__)
@@ -28,12 +29,14 @@ def init_app(app: Flask) -> None:
     app.before_request(_open_row)
     app.after_request(_close_row)
     app.teardown_request(_close_unanswered)
-    maintenance.run_hourly(app, _prune)
+    maintenance.run_hourly(app, partial(_prune, services(app)))
 
 
 def endpoint() -> str:
     """Return the route of the request, or its path if it has none. Never the query, which may hold anything."""
-    return request.url_rule.rule if request.url_rule else request.path[:200]
+    path = request.url_rule.rule if request.url_rule else request.path[:200]
+    # A caller's line break or escape sequence must not reach the terminal of who reads the log.
+    return path if path.isprintable() else repr(path)[1:-1]
 
 
 @contextmanager
@@ -44,15 +47,16 @@ def sub_request(method: str) -> Iterator[None]:
     """
     caller, request_id, tracing = g.caller, g.request_id, services().tracing
     with current_app.app_context(), tracing.message(method, endpoint()) if tracing else nullcontext():
-        g.started, g.caller, g.request_id, g.status = time.perf_counter(), caller, request_id, 500
-        _insert_row(method)
+        g.request_id, g.status = request_id, 500
+        _begin_row(method)
+        set_caller(caller)
         try:
             yield
         finally:
             _finish_row(g.status, None)
 
 
-def answer_unparsed(app: Flask, code: str, detail: str) -> bytes:
+def answer_unparsed(app: Flask, code: str, detail: str | None) -> bytes:
     """Make the whole response to a request that Gunicorn could not parse, and write its row: `app` never sees it.
 
     What it asked for is not known: the method and the endpoint of the row are "-".
@@ -60,39 +64,38 @@ def answer_unparsed(app: Flask, code: str, detail: str) -> bytes:
     with app.app_context():
         g.request_id = uuid.uuid4().hex
         headers = {"x-request-id": g.request_id, "Cache-Control": "no-store", "Connection": "close"}
-        response = problem_response(code, detail, headers=headers)
+        response = problem_response(code, detail or ERROR_DETAILS[code], headers=headers)
         body = response.get_data()
         call = Call.begin(request_id=g.request_id, method="-", endpoint="-")
-        call.finish(CallOutcome(response.status_code, 0.0, error=code, bytes_out=len(body)))
+        call.finish(response.status_code, len(body), error=code)
         services().call_log_writer.write(call)
     return f"HTTP/1.1 {response.status}\r\n{response.headers}".encode("latin1") + body
 
 
 def _open_row() -> None:
-    g.started = time.perf_counter()
     g.request_id = request_headers.request_id(request)
-    with stage("auth"):
-        g.caller = authentication.authenticate(request)
     if job := request.environ.get(authentication.JOB_ID):
         log_fields.add(job=job)
-    _insert_row(request.method[:16])
+    _begin_row(request.method[:16])
+    with stage("auth"):
+        caller = authentication.authenticate(request)
+    set_caller(caller)
 
 
-def _insert_row(method: str) -> None:
+def _begin_row(method: str) -> None:
     g.call = Call.begin(
         request_id=g.request_id,
         method=method,
         endpoint=endpoint(),
         client_id=request_headers.client_id(request),
-        caller=g.caller.id if g.caller else None,
         job=log_fields.current().get("job"),
     )
-    services().call_log_writer.write(g.call)
 
 
-def set_caller(caller: str) -> None:
-    """Write the caller into the row, if they were not known when the call began."""
-    g.call.identify(caller)
+def set_caller(caller: Caller | None) -> None:
+    """Write the row of the call that has begun, with its caller."""
+    g.caller = caller
+    g.call.identify(caller.id if caller else None)
     services().call_log_writer.write(g.call)
 
 
@@ -108,7 +111,7 @@ def _close_row(response: Response) -> Response:
 
 def _close_row_after(stream: Response) -> None:
     """Close the row when the stream has ended: its context is gone by then."""
-    call, started, trace_id, writer = g.pop("call"), g.started, g.get("trace_id"), services().call_log_writer
+    call, trace_id, writer = g.pop("call"), g.get("trace_id"), services().call_log_writer
     bytes_in, fields, sent = request_body.bytes_read(), log_fields.current(), [0]
 
     def count(parts: Iterable[bytes]) -> Iterator[bytes]:
@@ -117,9 +120,8 @@ def _close_row_after(stream: Response) -> None:
             yield part
 
     def finish() -> None:
-        latency = round((time.perf_counter() - started) * 1000, 3)
-        row: LogFields = {"bytes_in": bytes_in, **fields}
-        call.finish(CallOutcome(stream.status_code, latency, bytes_out=sent[0], **row))
+        row: CallFields = {"bytes_in": bytes_in, **fields}
+        call.finish(stream.status_code, sent[0], **row)
         writer.write(call, trace_id)
 
     parts = stream.response
@@ -138,9 +140,8 @@ def _finish_row(status: int, bytes_out: int | None) -> None:
     call, g.call = g.get("call"), None
     if call is None:
         return
-    latency = round((time.perf_counter() - g.started) * 1000, 3)
-    fields: LogFields = {"bytes_in": request_body.bytes_read(), **log_fields.current()}
-    call.finish(CallOutcome(status, latency, bytes_out=bytes_out, **fields))
+    fields: CallFields = {"bytes_in": request_body.bytes_read(), **log_fields.current()}
+    call.finish(status, bytes_out, **fields)
     services().call_log_writer.write(call)
 
 

@@ -34,7 +34,7 @@ def _compress(response: Response) -> Response:
         return response
     response.vary.add("Accept-Encoding")
     if response.status_code == 200 and request.accept_encodings["gzip"] > 0:
-        data = gzip.compress(response.get_data(), 6, mtime=0) if path is None else _gzip(path)
+        data = gzip.compress(response.get_data(), 6, mtime=0) if path is None else _gzip(path, path.stat().st_mtime_ns)
         if path is not None:
             # The file alone: `response.close` would run what waits until the response has been sent.
             response.response.close()  # type: ignore[union-attr]
@@ -55,11 +55,6 @@ def _static_path() -> Path | None:
     return Path(path) if path is not None and Path(path).is_file() else None
 
 
-def _gzip(path: Path) -> bytes:
-    stat = path.stat()
-    return _gzip_version(path, stat.st_mtime_ns, stat.st_size)
-
-
 @lru_cache(_MAX_FILES)
-def _gzip_version(path: Path, _modified: int, _size: int) -> bytes:
+def _gzip(path: Path, _modified: int) -> bytes:
     return gzip.compress(path.read_bytes(), 6, mtime=0)

@@ -135,7 +135,7 @@ def _acquire_slot() -> None:
     with metrics.queue("requests"):
         acquired = services().concurrency_limiter.acquire()
     if not acquired:
-        raise ApiError("overloaded", "Too many requests are being processed. Try again in a few seconds.")
+        raise ApiError("overloaded")
     g.slot_since = time.monotonic()
 
 

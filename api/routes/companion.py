@@ -12,6 +12,7 @@ from api.openapi import GuardedBlueprint
 from api.request_parsing import read_json
 from api.schemas.companion import MAX_CHARACTERS, CompanionSchema, JournalEntrySchema
 from api.services import services
+from moodreel.storage.call_log import CallFields
 from moodreel.timing import stage
 
 MAX_BODY_BYTES = 64 * 1024
@@ -64,9 +65,7 @@ def ask() -> Response:
     """
     companion = services().companion
     if companion is None:
-        raise ApiError(
-            "companion_off", "The companion is off. The operator of this service can set LLM_BASE_URL and LLM_MODEL."
-        )
+        raise ApiError("companion_off")
     request.max_content_length = MAX_BODY_BYTES
     entry = JournalEntrySchema().load(read_json(_EXAMPLE))
     if answer := companion.crisis_words.answer(entry["text"]):
@@ -87,7 +86,7 @@ def _stream(pieces: Generator[str]) -> Response:
     return response
 
 
-def _events(pieces: Iterator[str], fields: log_fields.LogFields) -> Iterator[str]:
+def _events(pieces: Iterator[str], fields: CallFields) -> Iterator[str]:
     """Write the pieces as events. The fields are those of the call's row."""
     try:
         for piece in pieces:

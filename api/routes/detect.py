@@ -6,7 +6,7 @@ from flask import Response, jsonify, request
 
 from api import analysis_recorder, history_recorder
 from api.errors import ApiError, to_item_error
-from api.openapi import IDEMPOTENCY_CODES, IMAGE_CODES, GuardedBlueprint, file_body, files_body
+from api.openapi import ANALYSIS_CODES, IMAGE_CODES, GuardedBlueprint, file_body, files_body
 from api.request_parsing import read_upload, read_uploads
 from api.schemas.images import (
     MAX_IMAGES,
@@ -47,9 +47,7 @@ def detect() -> Response:
 @blueprint.route("/api/detect/batch", methods=["POST"])
 @blueprint.doc(operationId="detectFacesInBatch", requestBody=files_body(ImagesSchema, MAX_IMAGES))
 @blueprint.response(200, DetectionBatchSchema, headers=analysis_recorder.HEADERS)
-@blueprint.error_responses(
-    *IDEMPOTENCY_CODES, "bad_json", "too_large", "unsupported_media", "invalid_request", "overloaded"
-)
+@blueprint.error_responses(*ANALYSIS_CODES)
 @blueprint.document_query(ImagesSchema)
 def detect_batch() -> Response:
     """Predict the emotion of every face in up to 32 images.

@@ -56,7 +56,7 @@ def entries(query: LoadedData) -> dict[str, object]:
 def delete_all(_query: LoadedData) -> dict[str, int]:
     """Delete all my entries, with their media. There are no filters."""
     deleted = _history().delete_all(g.caller.user)
-    history_recorder.delete_orphans()
+    history_recorder.delete_orphans(_history())
     return {"deleted": deleted}
 
 
@@ -93,7 +93,7 @@ def delete(entry_id: str) -> Response:
     """Delete one of my entries, with its media."""
     if not _history().delete(g.caller.user, entry_id):
         raise _no_entry()
-    history_recorder.delete_orphans()
+    history_recorder.delete_orphans(_history())
     response = Response(status=204)
     del response.headers["Content-Type"]  # there is no content
     return response

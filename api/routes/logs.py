@@ -13,7 +13,7 @@ from api.request_parsing import has_body, read_json
 from api.schemas.fields import LoadedData, to_dict
 from api.schemas.logs import LogsQuery, LogsSchema
 from api.services import services
-from moodreel.storage.call_log import write_csv
+from moodreel.storage.call_log_export import write_csv
 from moodreel.storage.database import Page
 
 _NEXT_CURSOR = {"description": "Beside CSV: `next_cursor`; absent on the last page.", "schema": {"type": "string"}}
@@ -43,7 +43,7 @@ def _filters() -> Mapping[str, object]:
         return in_query
     in_body = read_json('{"status_code": 200}')
     if in_query and in_body:
-        raise ApiError("ambiguous_filters", "Send the filters as a query string or as a JSON body, not both.")
+        raise ApiError("ambiguous_filters")
     return in_body or in_query
 
 

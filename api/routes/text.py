@@ -6,10 +6,12 @@ from flask import Response, jsonify
 
 from api import analysis_recorder, request_parsing
 from api.errors import to_item_error
-from api.openapi import TEXT_CODES, GuardedBlueprint, one_of
+from api.openapi import ANALYSIS_CODES, GuardedBlueprint
 from api.schemas.texts import TextPredictionBatchSchema, TextPredictionSchema, TextSchema
 from api.services import services
 from moodreel.errors import MoodreelError
+
+_ONE_OR_SEVERAL = {"oneOf": [TextPredictionSchema, TextPredictionBatchSchema]}
 
 blueprint = GuardedBlueprint("text", __name__, dated=False, description="The emotions in a text")
 
@@ -18,8 +20,8 @@ blueprint = GuardedBlueprint("text", __name__, dated=False, description="The emo
 @blueprint.doc(
     operationId="classifyText", requestBody={"required": True, "content": {"application/json": {"schema": TextSchema}}}
 )
-@blueprint.response(200, one_of(TextPredictionSchema, TextPredictionBatchSchema), headers=analysis_recorder.HEADERS)
-@blueprint.error_responses(*TEXT_CODES)
+@blueprint.response(200, _ONE_OR_SEVERAL, headers=analysis_recorder.HEADERS)
+@blueprint.error_responses(*ANALYSIS_CODES, "text_too_long", "text_empty")
 @blueprint.document_query(TextSchema)
 def text() -> Response:
     """Predict the emotions in a text: Ekman's six, and neutral.

@@ -18,7 +18,6 @@ from wsproto.frame_protocol import CloseReason
 from api import analysis_recorder, log_fields
 from api.auth import authentication
 from api.auth.credentials import with_credentials
-from api.auth.csrf import is_same_origin
 from api.errors import STATUS, ApiError, problem_response, to_message
 from api.limits import ConnectionSlot, TokenBucket
 from api.metrics import MESSAGE_LATENCY, MESSAGES, SOCKETS_ENDED
@@ -90,10 +89,9 @@ def websocket() -> Response:
             except ApiError as error:
                 g.status = STATUS[error.code]
                 connection.close(_CLOSE_CODES.get(g.status, CloseReason.POLICY_VIOLATION), error.code, error.detail)
-    reason = connection.close_status.reason if connection.close_status else None
-    if reason:
-        log_fields.add(error=reason)
-    SOCKETS_ENDED.labels(reason or "left").inc()
+    if connection.end_reason:
+        log_fields.add(error=connection.end_reason)
+    SOCKETS_ENDED.labels(connection.end_reason or "left").inc()
     return UpgradedResponse()
 
 
@@ -125,11 +123,10 @@ def _sign_in(message: str | bytes, slot: ConnectionSlot) -> None:
         auth = None
     if not isinstance(auth, dict) or not auth:
         raise ApiError("unauthorized", _SIGN_IN)
-    g.caller = authentication.authenticate(with_credentials(request, auth))
+    access_log.set_caller(authentication.authenticate(with_credentials(request, auth)))
     authentication.require_caller(dated=False)
     if not slot.authenticate(g.caller.user):
         raise _no_capacity()
-    access_log.set_caller(g.caller.id)
 
 
 @blueprint.route(PATH, methods=["GET"])
@@ -150,7 +147,7 @@ def authenticate() -> None:
             g.caller = None
         elif authentication.has_credentials(request):
             authentication.require_caller(dated=False)
-            _check_origin()
+            authentication.require_socket_origin()
         if services().shutdown_hooks.stopping:
             raise _no_capacity()
     except ApiError as error:
@@ -176,14 +173,6 @@ def _check_handshake() -> None:
     key, version = request.headers.get("Sec-WebSocket-Key", ""), request.headers.get("Sec-WebSocket-Version")
     if request.method != "GET" or version != "13" or not _HANDSHAKE_KEY.fullmatch(key) or request.content_length:
         raise _upgrade_required()
-
-
-def _check_origin() -> None:
-    # The same-origin policy does not cover WebSockets: any page may connect, and browsers send the cookie along. Other
-    # clients send no Origin.
-    by_cookie = g.caller is not None and g.caller.cookie is not None
-    if by_cookie and "Origin" in request.headers and not is_same_origin(request, services().settings.cors_origins):
-        raise ApiError("forbidden", "Another site's page may not connect with your cookie. See CORS_ORIGINS.")
 
 
 def _upgrade_required() -> ApiError:

@@ -90,11 +90,7 @@ class Base64(fields.Field[bytes]):
 
 
 class FileFormat(fields.String):
-    """The format of a file, in any case: a hint that is checked and not used.
-
-    Args:
-        formats: Those that may be named.
-    """
+    """The format of a file, in any case: a hint that is checked and not used."""
 
     def __init__(self, *formats: str) -> None:
         super().__init__(
@@ -159,12 +155,7 @@ class TimeZone(fields.String):
 
 
 class Date(fields.String):
-    """A date or a time in ISO 8601.
-
-    Args:
-        parse: A parser of `moodreel.storage.timestamps`.
-        **options: As for `fields.String`.
-    """
+    """A date or a time in ISO 8601, parsed by a function of `moodreel.storage.timestamps`."""
 
     def __init__(self, parse: Callable[[str], datetime], **options: Any) -> None:
         either = {"anyOf": [{"type": "string", "format": kind} for kind in ("date", "date-time")]}

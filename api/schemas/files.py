@@ -18,12 +18,7 @@ _MAX_HINTS, _MAX_HINT_LENGTH = 8, 64
 
 
 class ObjectField(fields.Field[object]):
-    """An option that is an object with fields of its own.
-
-    Args:
-        schema: Of the object.
-        **options: As for `fields.Field`.
-    """
+    """An option that is an object with fields of its own."""
 
     def __init__(self, schema: Schema, **options: Any) -> None:
         super().__init__(**options)

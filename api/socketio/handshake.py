@@ -28,13 +28,7 @@ _HOW = "Connect with Socket.IO 3 or newer, with WebSocket as its only transport 
 
 
 class HandshakeMiddleware:
-    """WSGI middleware that passes WebSockets on `PATH` to Socket.IO, and everything else to Flask.
-
-    Args:
-        container: the services.
-        flask_app: Flask's WSGI app.
-        socketio_app: Socket.IO's WSGI app.
-    """
+    """WSGI middleware that passes WebSockets on `PATH` to Socket.IO, and everything else to Flask."""
 
     def __init__(self, container: Services, flask_app: WSGIApplication, socketio_app: WSGIApplication) -> None:
         self._container = container

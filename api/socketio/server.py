@@ -72,11 +72,7 @@ def init_app(app: Flask) -> None:
 
 
 class TransportRegistry:
-    """The open transports of this process. Thread-safe.
-
-    Args:
-        max_bytes: size of a message.
-    """
+    """The open transports of this process. Thread-safe."""
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes

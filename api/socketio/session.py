@@ -5,7 +5,6 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
-from typing import Unpack
 
 from flask import g, request
 
@@ -13,9 +12,7 @@ from api import request_headers
 from api.auth import authentication
 from api.auth.authentication import Caller
 from api.auth.credentials import with_credentials
-from api.auth.csrf import is_same_origin
 from api.errors import STATUS, ApiError, to_message
-from api.log_fields import LogFields
 from api.metrics import LIVE_FRAMES, LIVE_LATENCY, LIVE_SESSIONS
 from api.schemas.fields import LoadedData
 from api.schemas.live import DetectionResultSchema, SessionSettingsSchema, SuggestionSchema
@@ -25,7 +22,7 @@ from api.socketio.packet import NAMESPACE
 from api.socketio.transport import EngineIOTransport, current_transport
 from moodreel.live.messages import LiveEvent, LiveFailure, LiveResult, SessionSettings, Suggestion
 from moodreel.live.scheduler import ScheduledSession
-from moodreel.storage.call_log import Call, CallOutcome
+from moodreel.storage.call_log import Call
 
 MAX_UNREAD = 8
 """Packets that may wait for a client to read. Further results are dropped."""
@@ -45,28 +42,15 @@ _RESULT, _SUGGESTION, _SETTINGS = DetectionResultSchema(), SuggestionSchema(), S
 
 
 class SocketIOSession:
-    """The session of an admitted client. One thread uses it; the scheduler's threads call `on_event`.
-
-    Args:
-        container: the services.
-        caller: the client.
-        transport: its connection.
-        log_entry: its row in the call log.
-        emit: sends an event to the client.
-    """
+    """The session of an admitted client. One thread uses it; the scheduler's threads call `on_event`."""
 
     def __init__(
-        self,
-        container: Services,
-        caller: Caller,
-        transport: EngineIOTransport,
-        log_entry: "SessionLogEntry",
-        emit: Emit,
+        self, container: Services, caller: Caller, transport: EngineIOTransport, call: Call, emit: Emit
     ) -> None:
         self._container = container
         self._scheduler = container.frame_scheduler
         self._transport = transport
-        self._log_entry = log_entry
+        self._call = call
         self._emit = emit
         self._scheduled: ScheduledSession | None = None
         explain = request.args.get("explain", "").lower() in ("true", "1")
@@ -86,7 +70,8 @@ class SocketIOSession:
 
     def send_welcome(self) -> None:
         """Send the client the welcome with the list of models."""
-        self._send_status("connected", session=self._log_entry.request_id, models=self._container.engine.models.names())
+        models = self._container.engine.models.names()
+        self._send_status("connected", session=self._call.row["request_id"], models=models)
 
     def initialize(self, settings: LoadedData) -> None:
         """Set the given settings, and reset the others to their defaults. Raises MoodreelError."""
@@ -108,7 +93,7 @@ class SocketIOSession:
     def handle_frame(self, frame: bytes, sequence: int | None, time: float | None) -> None:
         """Submit a frame to the scheduler. Raises ApiError, UnsupportedMedia or ImageTooBig."""
         if self._started_at is None or self._scheduled is None:
-            raise ApiError("not_started", "Send control with the action start before the first frame.")
+            raise ApiError("not_started")
         if self._scheduler.submit(self._scheduled, frame, sequence=sequence, time=time) is not None:
             LIVE_FRAMES.labels("dropped").inc()
 
@@ -152,7 +137,7 @@ class SocketIOSession:
         if self._scheduled is not None:
             self._scheduler.close_session(self._scheduled)
         LIVE_SESSIONS.dec()
-        self._log_entry.close(
+        self._call.finish(
             101,
             error=self._error,
             frames=self._scheduled.session.frames if self._scheduled is not None else 0,
@@ -160,6 +145,7 @@ class SocketIOSession:
             prediction=next((emotion for emotion, _ in self._emotions.most_common(1)), None),
             video_seconds=round(self._running_seconds, 3),
         )
+        self._container.call_log_writer.write(self._call)
 
     def _configure(self, settings: SessionSettings) -> None:
         if self._scheduled is None:
@@ -201,35 +187,6 @@ class SocketIOSession:
         self._emit("status", {"state": "closed", "reason": code})
 
 
-class SessionLogEntry:
-    """A session's row in the call log.
-
-    Attributes:
-        call: the session as a call; None after its end.
-    """
-
-    def __init__(self, container: Services, request_id: str, caller: str | None) -> None:
-        self.request_id = request_id
-        self._writer = container.call_log_writer
-        self._started_at = time.monotonic()
-        self.call: Call | None = Call.begin(
-            request_id=request_id,
-            method="GET",
-            endpoint=NAMESPACE,
-            client_id=request_headers.client_id(request),
-            caller=caller,
-        )
-        self._writer.write(self.call)
-
-    def close(self, status: int, **fields: Unpack[LogFields]) -> None:
-        """Store how the session ended."""
-        call, self.call = self.call, None
-        if call is None:
-            return
-        call.finish(CallOutcome(status, round((time.monotonic() - self._started_at) * 1000, 3), **fields))
-        self._writer.write(call)
-
-
 def open_session(auth: object, emit: Emit) -> SocketIOSession:
     """Authenticate a client and open its session.
 
@@ -242,36 +199,30 @@ def open_session(auth: object, emit: Emit) -> SocketIOSession:
     """
     container = services()
     g.request_id = request_headers.request_id(request)
-    g.auth_error = None
-    g.caller = None
-    auth_error: ApiError | None = None
+    call = Call.begin(
+        request_id=g.request_id, method="GET", endpoint=NAMESPACE, client_id=request_headers.client_id(request)
+    )
     try:
         g.caller = authentication.authenticate(with_credentials(request, auth))
-    except ApiError as error:
-        auth_error = error
-    log_entry = SessionLogEntry(container, g.request_id, g.caller.id if g.caller else None)
-    try:
-        if auth_error is not None:
-            raise auth_error
-        caller = _require_caller(log_entry)
-        return SocketIOSession(container, caller, current_transport(), log_entry, emit)
+        call.identify(g.caller.id if g.caller else None)
+        container.call_log_writer.write(call)
+        return SocketIOSession(container, _require_caller(call), current_transport(), call, emit)
     except Exception as error:
         code = error.code if isinstance(error, ApiError) else "internal"
-        log_entry.close(STATUS[code], error=code)
+        call.finish(STATUS[code], error=code)
+        container.call_log_writer.write(call)
         raise
 
 
-def _require_caller(log_entry: SessionLogEntry) -> Caller:
-    g.call = log_entry.call
+def _require_caller(call: Call) -> Caller:
+    g.call = call
     try:
         authentication.require_caller(dated=False)
     finally:
         # The row is the session's. As the request's it would be completed at the end of this event.
         g.call = None
+    authentication.require_socket_origin()
     caller: Caller = g.caller
-    origins = services().settings.cors_origins
-    if caller.cookie and request.headers.get("Origin") and not is_same_origin(request, origins):
-        raise ApiError("forbidden", "Another site's page may not use your cookie. Send the token as auth.token.")
     if not current_slot().authenticate(caller.user):
         raise ApiError(
             "overloaded", "The limit of connections is reached, for all users or for you. Close one, or try again soon."

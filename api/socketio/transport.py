@@ -52,6 +52,9 @@ class EngineIOTransport:
         throttle: limits the rate of messages.
     """
 
+    _channel: WebSocketChannel
+    """The connection, from the handshake on: before it, the transport is not open."""
+
     def __init__(self, handler: MethodType, max_bytes: int, throttle: RateThrottle) -> None:
         self._handler = handler
         self._engine_socket: engineio.Socket = handler.__self__
@@ -59,7 +62,6 @@ class EngineIOTransport:
         self._throttle = throttle
         self._messages: deque[str | bytes] = deque()
         self._send_lock = threading.Lock()
-        self._channel: WebSocketChannel | None = None
         self._open = False
         self._deadline: float | None = None
         self._on_expire: Callable[[], None] | None = None
@@ -94,8 +96,7 @@ class EngineIOTransport:
 
     def set_authenticated(self) -> None:
         """Allow messages of full size."""
-        if self._channel is not None:
-            self._channel.max_bytes = self._max_bytes
+        self._channel.max_bytes = self._max_bytes
 
     def close_after(self, seconds: float | None, on_expire: Callable[[], None] | None = None) -> None:
         """Close the connection after `seconds`, calling `on_expire` first; None disables the deadline."""
@@ -104,7 +105,7 @@ class EngineIOTransport:
 
     def close_now(self, code: int) -> None:
         """Close the connection from any thread, without waiting for the client."""
-        if self._channel is None:
+        if not self._open:
             return self.close_after(0)
         if self._send_lock.acquire(timeout=_CLOSE_NOW_SECONDS):
             try:
@@ -144,11 +145,8 @@ class EngineIOTransport:
 
     def _read(self) -> bool:
         """Read once. Returns False if the connection is closed."""
-        channel = self._channel
         try:
-            if channel is None or not self._wait_for_data(channel):
-                return False
-            return all([self._handle_event(channel, event) for event in channel.receive()])
+            return self._wait_for_data() and all([self._handle_event(event) for event in self._channel.receive()])
         except RemoteProtocolError as error:
             self._send_close(error.event_hint)
         except MessageTooLargeError:
@@ -157,9 +155,9 @@ class EngineIOTransport:
             self._open = False
         return False
 
-    def _wait_for_data(self, channel: WebSocketChannel) -> bool:
+    def _wait_for_data(self) -> bool:
         poller = select.poll()
-        poller.register(channel, select.POLLIN)
+        poller.register(self._channel, select.POLLIN)
         while self._open:
             seconds = POLL_SECONDS if self._deadline is None else min(POLL_SECONDS, self._deadline - time.monotonic())
             if seconds <= 0:
@@ -170,12 +168,12 @@ class EngineIOTransport:
                 return True
         return False
 
-    def _handle_event(self, channel: WebSocketChannel, event: Event) -> bool:
+    def _handle_event(self, event: Event) -> bool:
         if isinstance(event, CloseConnection):
             self._send_close(event.response())
             return False
         if isinstance(event, TextMessage | BytesMessage):
-            message = channel.assemble(event)
+            message = self._channel.assemble(event)
             if message is not None:
                 self._messages.append(message)
             elif not event.data:
@@ -194,8 +192,6 @@ class EngineIOTransport:
         self._open = False
 
     def _send(self, event: Event) -> None:
-        if self._channel is None:
-            raise OSError("closed")
         with self._send_lock:
             try:
                 self._channel.send(event)
@@ -207,8 +203,7 @@ class EngineIOTransport:
     def _abort(self) -> None:
         self._open = False
         self._messages.clear()
-        if self._channel is not None:
-            self._channel.shutdown()
+        self._channel.shutdown()
 
 
 def current_transport() -> EngineIOTransport:

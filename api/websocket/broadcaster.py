@@ -8,15 +8,16 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from wsproto.frame_protocol import CloseReason
 
 from api.metrics import PRESENCE_FAILURES, SOCKETS
-from moodreel.storage.presence import ConnectionCounts, Presence, PresenceError, ProcessCount
+from api.websocket.connection import WebSocketConnection
+from moodreel.storage.presence import Presence, PresenceError, ProcessCount
 from moodreel.storage.timestamps import format_timestamp
 
 POLL_SECONDS = 0.25
@@ -30,22 +31,12 @@ logger = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 
-class Subscriber(Protocol):
-    """A connection that receives broadcasts. No method may block."""
-
-    def push(self, text: str) -> None:
-        """Send a text soon."""
-
-    def request_close(self, code: int, reason: str, message: str) -> None:
-        """Close the connection soon."""
-
-
 class ConnectionBroadcaster:
     """The connections of this process. Thread-safe."""
 
     def __init__(self, presence: Presence) -> None:
         self._presence = presence
-        self._subscribers: set[Subscriber] = set()
+        self._subscribers: set[WebSocketConnection] = set()
         self._changes = self._reported_changes = 0
         self._changed = threading.Condition()
         self._closing = False
@@ -54,7 +45,7 @@ class ConnectionBroadcaster:
         self._retry_at = 0.0
 
     @contextmanager
-    def subscribed(self, subscriber: Subscriber) -> Iterator[None]:
+    def subscribed(self, subscriber: WebSocketConnection) -> Iterator[None]:
         """Count a connection during a `with` block, and send it broadcasts."""
         self._change(self._subscribers.add, subscriber)
         SOCKETS.inc()
@@ -77,7 +68,7 @@ class ConnectionBroadcaster:
         for subscriber in subscribers:
             _request_restart_close(subscriber)
 
-    def _change(self, change: Callable[[Subscriber], None], subscriber: Subscriber) -> None:
+    def _change(self, change: Callable[[WebSocketConnection], None], subscriber: WebSocketConnection) -> None:
         with self._changed:
             change(subscriber)
             self._changes += 1
@@ -90,7 +81,7 @@ class ConnectionBroadcaster:
             _request_restart_close(subscriber)
 
     def _run(self) -> None:
-        counts: ConnectionCounts | None = None
+        counts: Mapping[str, ProcessCount] = {}
         while True:
             try:
                 counts = self._poll(counts)
@@ -99,7 +90,7 @@ class ConnectionBroadcaster:
                 time.sleep(RETRY_SECONDS)
             time.sleep(SETTLE_SECONDS)
 
-    def _poll(self, last_counts: ConnectionCounts | None) -> ConnectionCounts:
+    def _poll(self, last_counts: Mapping[str, ProcessCount]) -> Mapping[str, ProcessCount]:
         with self._changed:
             if self._changes == self._reported_changes:
                 self._changed.wait(POLL_SECONDS if self._subscribers else None)
@@ -108,9 +99,10 @@ class ConnectionBroadcaster:
             self._reported_changes = self._changes
         counts = self._query_store(lambda: self._presence.heartbeat(own))
         if counts is None:
-            counts = ConnectionCounts({self._presence.name: own})
+            counts = {self._presence.name: own}
         if counts != last_counts:
-            update = json.dumps({"type": "connection_update", **count_message(counts.connections)})
+            connections = sum(count.connections for count in counts.values())
+            update = json.dumps({"type": "connection_update", **count_message(connections)})
             for subscriber in subscribers:
                 subscriber.push(update)
         return counts
@@ -134,7 +126,7 @@ class ConnectionBroadcaster:
         return result
 
 
-def _request_restart_close(subscriber: Subscriber) -> None:
+def _request_restart_close(subscriber: WebSocketConnection) -> None:
     subscriber.request_close(CloseReason.GOING_AWAY, "restart", "The server is restarting. Connect again.")
 
 

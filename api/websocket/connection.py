@@ -14,7 +14,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
 
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
@@ -36,19 +35,6 @@ MAX_CONTROL_FRAMES_PER_MINUTE = 600
 _MAX_REASON_BYTES = 123
 
 
-@dataclass(frozen=True)
-class CloseStatus:
-    """The end of a connection.
-
-    Attributes:
-        code: close code.
-        reason: stable word for logs and metrics; None if the client just left.
-    """
-
-    code: int
-    reason: str | None = None
-
-
 class WebSocketConnection:
     """A connection after its handshake. A context manager: at its end the connection is closed.
 
@@ -57,11 +43,13 @@ class WebSocketConnection:
         ping_seconds: seconds of silence after which the client is pinged; after twice as many the connection is closed.
 
     Attributes:
-        close_status: how the connection ended; None while it is open.
+        is_open: whether it has not ended.
+        end_reason: why it ended, a stable word for logs and metrics; None if the client just left.
     """
 
     def __init__(self, channel: WebSocketChannel, ping_seconds: float) -> None:
-        self.close_status: CloseStatus | None = None
+        self.is_open = True
+        self.end_reason: str | None = None
         self._channel = channel
         self._ping_seconds = ping_seconds
         self._deadline: float | None = None
@@ -74,7 +62,7 @@ class WebSocketConnection:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        self._end(CloseReason.GOING_AWAY, "internal")
+        self._end("internal")
         self._mailbox.close()
 
     def expire_after(self, seconds: float | None, reason: str, message: str) -> None:
@@ -95,10 +83,10 @@ class WebSocketConnection:
         poller = select.poll()
         poller.register(self._channel, select.POLLIN)
         poller.register(self._mailbox, select.POLLIN)
-        while self.close_status is None:
+        while self.is_open:
             self._drain_mailbox()
             self._ping_if_quiet()
-            if self.close_status is None:
+            if self.is_open:
                 ready = [fd for fd, _ in poller.poll(1000 * self._poll_timeout())]
                 if self._channel.fileno() in ready:
                     yield from self._read()
@@ -117,11 +105,11 @@ class WebSocketConnection:
             reason: stable word for logs and metrics.
             message: sent to the client; the reason if empty.
         """
-        if self.close_status is None:
+        if self.is_open:
             # A close frame has little room; cutting must not split a character.
             text = (message or reason).encode()[:_MAX_REASON_BYTES].decode(errors="ignore")
             self._send(CloseConnection(code, text))
-            self._end(code, reason, wait=True)
+            self._end(reason, wait=True)
 
     def _drain_mailbox(self) -> None:
         text, close_request = self._mailbox.drain()
@@ -143,7 +131,7 @@ class WebSocketConnection:
     def _ping_if_quiet(self) -> None:
         now = time.monotonic()
         if now - self._last_received >= 2 * self._ping_seconds:
-            self._end(CloseReason.GOING_AWAY, "timeout")
+            self._end("timeout")
         elif now - max(self._last_received, self._last_ping) >= self._ping_seconds:
             self._last_ping = now
             self._send(Ping())
@@ -152,11 +140,11 @@ class WebSocketConnection:
         try:
             for event in self._channel.receive():
                 yield from self._handle_event(event)
-                if self.close_status is not None:
+                if not self.is_open:
                     return
                 self._drain_mailbox()
         except OSError:
-            self._end(CloseReason.GOING_AWAY, None)
+            self._end(None)
         except (LocalProtocolError, RemoteProtocolError):
             self.close(CloseReason.PROTOCOL_ERROR, "protocol_error")
         except MessageTooLargeError:
@@ -177,7 +165,7 @@ class WebSocketConnection:
             # wsproto reports violations of the protocol as a close with a reason of its own.
             violations = (CloseReason.PROTOCOL_ERROR, CloseReason.INVALID_FRAME_PAYLOAD_DATA)
             is_violation = event.code in violations and event.reason is not None
-            self._end(event.code, "protocol_error" if is_violation else None)
+            self._end("protocol_error" if is_violation else None)
         elif not self._control_frames.try_acquire():
             self.close(CloseReason.POLICY_VIOLATION, "rate_limited", "Too many pings.")
         elif isinstance(event, Ping):
@@ -186,18 +174,18 @@ class WebSocketConnection:
             self.close(CloseReason.PROTOCOL_ERROR, "protocol_error")
 
     def _send(self, event: Event) -> None:
-        if self.close_status is not None:
+        if not self.is_open:
             return
         try:
             self._channel.send(event)
         except TimeoutError:
-            self._end(CloseReason.POLICY_VIOLATION, "slow_reader")
+            self._end("slow_reader")
         except (OSError, LocalProtocolError):
-            self._end(CloseReason.GOING_AWAY, None)
+            self._end(None)
 
-    def _end(self, code: int, reason: str | None, wait: bool = False) -> None:
-        if self.close_status is None:
-            self.close_status = CloseStatus(int(code), reason)
+    def _end(self, reason: str | None, wait: bool = False) -> None:
+        if self.is_open:
+            self.is_open, self.end_reason = False, reason
             if wait:
                 self._await_close_frame()
             self._channel.shutdown()

@@ -56,24 +56,10 @@ def ray_session(workers: int | None) -> Iterator[int]:
             ray.shutdown()
 
 
-def analyze(
-    sources: Sequence[str],
-    options: AnalyzerOptions,
-    output: OutputFolder,
-    workers: int,
-    *,
-    kind: type[ClipAnalyzer] = ClipAnalyzer,
-) -> Iterator[pa.Table]:
+def analyze(sources: Sequence[str], options: AnalyzerOptions, output: OutputFolder, workers: int) -> Iterator[pa.Table]:
     """Analyze files in a Ray session.
 
     A file that ends the process of its worker does so at most twice: the files of its task are tried again one by one.
-
-    Args:
-        sources: URLs of files.
-        options: how to analyze.
-        output: where loops are written.
-        workers: number of worker processes.
-        kind: the class whose objects analyze.
 
     Yields:
         Rows as they are made, with the columns of `ROW_SCHEMA`: one for each file.
@@ -84,9 +70,9 @@ def analyze(
     for start in range(0, len(sources), FILES_PER_DATASET):
         files = sources[start : start + FILES_PER_DATASET]
         per_task = min(MAX_FILES_PER_TASK, max(1, len(files) // (workers * TASKS_PER_WORKER)))
-        missing = yield from _run(files, per_task, options, output, workers, kind)
+        missing = yield from _run(files, per_task, options, output, workers)
         if missing:
-            missing = yield from _run(missing, 1, options, output, workers, kind)
+            missing = yield from _run(missing, 1, options, output, workers)
         for url in missing:
             error = WorkerCrashed("The analysis of this file ended its process twice. The file may be damaged.")
             row = {"source": url} | find_day_columns(url, None, options.zone) | describe_error(error)
@@ -123,12 +109,7 @@ def _start(workers: int | None) -> None:
 
 
 def _run(
-    files: Sequence[str],
-    per_task: int,
-    options: AnalyzerOptions,
-    output: OutputFolder,
-    workers: int,
-    kind: type[ClipAnalyzer],
+    files: Sequence[str], per_task: int, options: AnalyzerOptions, output: OutputFolder, workers: int
 ) -> Generator[pa.Table, None, list[str]]:
     """Analyze files once. Yields their rows, and returns the files whose worker died before it had answered."""
     context = ray.data.DataContext.get_current()
@@ -139,7 +120,7 @@ def _run(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # `ray_remote_args_fn` will be replaced after 2.63; only it sets the retries
         answers = dataset.map_batches(
-            kind,
+            ClipAnalyzer,
             fn_constructor_args=(options, output),
             batch_size=None,
             num_cpus=1,

@@ -3,13 +3,14 @@
 import io
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterable
+from contextlib import closing
 from dataclasses import dataclass, replace
 
 import pyarrow as pa
 
 from moodreel.batch.analyses import Analyses
-from moodreel.batch.analyzer import AnalyzerOptions, ClipAnalyzer
+from moodreel.batch.analyzer import AnalyzerOptions
 from moodreel.batch.calendar_plot import plot_calendar
 from moodreel.batch.filesystem import OutputFolder
 from moodreel.batch.ray_runner import analyze, ray_session
@@ -28,8 +29,6 @@ class BatchOptions:
 
     Attributes:
         source: folder, pattern or file.
-        out: output folder.
-        analyzer: how to analyze.
         workers: number of worker processes; None for one a core.
         limit: files to analyze at most; None for all.
         retry_errors: whether to analyze files again that had an error.
@@ -62,15 +61,12 @@ class BatchProgress:
     errors: int = 0
 
 
-def run_batch(
-    options: BatchOptions, report: Callable[[BatchProgress], None], *, kind: type[ClipAnalyzer] = ClipAnalyzer
-) -> BatchSummary:
+def run_batch(options: BatchOptions, report: Callable[[BatchProgress], None]) -> BatchSummary:
     """Run a batch. What is done when it is interrupted stays done.
 
     Args:
         options: what to analyze.
         report: called with the progress, once before the first file and then whenever some are done.
-        kind: the class whose objects analyze.
 
     Returns:
         A summary of all that is in the output folder.
@@ -81,15 +77,11 @@ def run_batch(
     output = OutputFolder(options.out)
     sources = list_sources(options.source, output)
     with output.locked():
-        return _run(options, sources, output, report, kind)
+        return _run(options, sources, output, report)
 
 
 def _run(
-    options: BatchOptions,
-    sources: list[str],
-    output: OutputFolder,
-    report: Callable[[BatchProgress], None],
-    kind: type[ClipAnalyzer],
+    options: BatchOptions, sources: list[str], output: OutputFolder, report: Callable[[BatchProgress], None]
 ) -> BatchSummary:
     analyses = Analyses(output)
     if options.force or options.retry_errors:
@@ -102,9 +94,11 @@ def _run(
     progress = BatchProgress(len(sources), len(sources) - len(remaining))
     report(progress)
     if remaining := remaining[: options.limit]:
-        with ray_session(options.workers) as workers, _Buffer(analyses) as buffer:
-            for rows in analyze(remaining, options.analyzer, output, workers, kind=kind):
-                buffer.add(rows)
+        with (
+            ray_session(options.workers) as workers,
+            closing(_store(analyses, analyze(remaining, options.analyzer, output, workers))) as stored,
+        ):
+            for rows in stored:
                 summary.add(rows)
                 errors = len(rows) - rows["error"].null_count
                 progress = replace(progress, done=progress.done + len(rows), errors=progress.errors + errors)
@@ -113,29 +107,19 @@ def _run(
     return summary
 
 
-class _Buffer:
-    """Store rows from time to time, and at the end of a `with` block, however it ends."""
-
-    def __init__(self, analyses: Analyses) -> None:
-        self._analyses = analyses
-        self._rows: list[pa.Table] = []
-        self._stored = time.monotonic()
-
-    def __enter__(self) -> "_Buffer":
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self._store()
-
-    def add(self, rows: pa.Table) -> None:
-        self._rows.append(rows)
-        if time.monotonic() > self._stored + STORE_SECONDS or sum(map(len, self._rows)) >= STORE_ROWS:
-            self._store()
-
-    def _store(self) -> None:
-        if self._rows:
-            self._analyses.append(pa.concat_tables(self._rows))
-        self._rows, self._stored = [], time.monotonic()
+def _store(analyses: Analyses, answers: Iterable[pa.Table]) -> Generator[pa.Table]:
+    """Yield rows, and store them from time to time and at the end, however it comes."""
+    waiting, stored_at = list[pa.Table](), time.monotonic()
+    try:
+        for rows in answers:
+            waiting.append(rows)
+            if time.monotonic() > stored_at + STORE_SECONDS or sum(map(len, waiting)) >= STORE_ROWS:
+                analyses.append(pa.concat_tables(waiting))
+                waiting, stored_at = [], time.monotonic()
+            yield rows
+    finally:
+        if waiting:
+            analyses.append(pa.concat_tables(waiting))
 
 
 def _write_summary(summary: BatchSummary, output: OutputFolder) -> None:

@@ -38,7 +38,6 @@ class BatchSummary:
     """A summary of the analyses in a folder. Its size depends on the number of days, not of files.
 
     Attributes:
-        files: number of files.
         emotions: files by emotion.
         errors: files by the code of their error.
         days: moods by day, of files without an error.

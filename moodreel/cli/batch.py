@@ -15,7 +15,8 @@ from tqdm import tqdm
 from moodreel.batch.analyzer import AnalyzerOptions
 from moodreel.batch.run import BatchOptions, BatchProgress, run_batch
 from moodreel.batch.summary import BatchSummary
-from moodreel.cli.options import add_loop_options, add_model_options, number
+from moodreel.cli.number import number
+from moodreel.cli.options import add_loop_options, add_model_options
 from moodreel.errors import MoodreelError
 from moodreel.models.model_store import find_model_store
 from moodreel.pipelines.boomerang import LoopOptions

@@ -9,13 +9,14 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import fields
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 
-from moodreel.storage.call_log import COLUMNS, CallFilters, CallLog, CallLogError, write_csv
+from moodreel.cli.number import number
+from moodreel.storage.call_log import COLUMNS, CallFilters, CallLog, CallLogError
 from moodreel.storage.call_log_backup import back_up, restore
-from moodreel.storage.call_log_parquet import write_parquet
-from moodreel.storage.database import Row
-from moodreel.storage.database_url import is_url
+from moodreel.storage.call_log_export import write_csv, write_parquet
+from moodreel.storage.database import Row, is_url
 from moodreel.storage.timestamps import parse_end, parse_start
 
 DEFAULT_DB = Path("logs/calls.db")
@@ -74,20 +75,22 @@ def _parser() -> argparse.ArgumentParser:
     filters.add_argument(
         "--end", type=_date(parse_end), metavar="DATE", help="the same; a date alone includes that day"
     )
-    filters.add_argument("--status-code", type=_parse_status, help="HTTP status")
+    filters.add_argument("--status-code", type=number(int, 100, 599), help="HTTP status")
     filters.add_argument("--success", type=_parse_bool, metavar="True|False", help="whether the call succeeded")
     for name in ("client-id", "endpoint", "request-id", "prediction", "modalities", "caller", "error", "model", "job"):
         filters.add_argument(f"--{name}", type=_parse_text, help="exact value")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("follow", parents=[filters], help="show calls as they end, until Ctrl-C")
-    filters.add_argument("--limit", type=_parse_limit, help="maximum number of calls, newest first")
+    filters.add_argument("--limit", type=number(int, 1, sys.maxsize), help="maximum number of calls, newest first")
     commands.add_parser("list", parents=[filters], help=f"show calls, newest first ({DEFAULT_ROWS} without --limit)")
     export = commands.add_parser("export", parents=[filters], help="write calls to standard output")
     export.add_argument(
         "--format", choices=("csv", "jsonl", "parquet"), default="csv", help="output format (default: %(default)s)"
     )
     prune = commands.add_parser("prune", parents=[database], help="delete old calls")
-    prune.add_argument("--days", type=_parse_days, required=True, help="keep the calls of the last DAYS days")
+    prune.add_argument(
+        "--days", type=number(float, 0.001, MAX_DAYS), required=True, help="keep the calls of the last DAYS days"
+    )
     backup = commands.add_parser(
         "backup", parents=[database], help="copy the log (SQLite) into a new file, and check the copy"
     )
@@ -106,7 +109,7 @@ def _list(options: argparse.Namespace) -> None:
         "prediction": "result",
     }
     print(_to_line(titles))
-    for row in CallLog(options.db).iterate(_filters(options), options.limit or DEFAULT_ROWS):
+    for row in islice(CallLog(options.db).iterate(_filters(options)), options.limit or DEFAULT_ROWS):
         print(_to_line(row))
 
 
@@ -123,7 +126,7 @@ def _to_line(row: Row) -> str:
 
 
 def _export(options: argparse.Namespace) -> None:
-    rows = CallLog(options.db).iterate(_filters(options), options.limit)
+    rows = islice(CallLog(options.db).iterate(_filters(options)), options.limit)
     if options.format == "csv":
         write_csv(rows, sys.stdout)
     elif options.format == "jsonl":
@@ -192,27 +195,6 @@ def _parse_text(text: str) -> str:
     except UnicodeEncodeError as error:
         raise argparse.ArgumentTypeError(f"must be UTF-8, not {text!r}") from error
     return text
-
-
-def _parse_limit(text: str) -> int:
-    limit = int(text) if text.isdecimal() else 0
-    if limit < 1:
-        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, not {text!r}")
-    return limit
-
-
-def _parse_status(text: str) -> int:
-    status = int(text) if text.isdecimal() and len(text) == 3 else 0
-    if not 100 <= status <= 599:
-        raise argparse.ArgumentTypeError(f"must be from 100 to 599, not {text!r}")
-    return status
-
-
-def _parse_days(text: str) -> float:
-    days = float(text)
-    if not 0 < days <= MAX_DAYS:
-        raise argparse.ArgumentTypeError(f"must be more than 0 and at most {MAX_DAYS}")
-    return days
 
 
 def _parse_bool(text: str) -> bool:

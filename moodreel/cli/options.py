@@ -1,16 +1,12 @@
 """Define options that several commands share."""
 
 import argparse
-import math
-from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
 
+from moodreel.cli.number import number
 from moodreel.models.model_card import DIARY, PRIORS
 from moodreel.pipelines.boomerang import LOOP_SECONDS, LOOP_SIDES, LoopOptions
 from moodreel.pipelines.loop_crop import ASPECTS
-
-_Number = TypeVar("_Number", int, float)
 
 
 def add_loop_options(parser: argparse.ArgumentParser) -> None:
@@ -48,19 +44,3 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
         default=DIARY,
         help="how often people show each emotion: mostly calm and happy, or all equally often (default: %(default)s)",
     )
-
-
-def number(cast: Callable[[str], _Number], low: float, high: float) -> Callable[[str], _Number]:
-    """Make an argparse type: a number in a range."""
-
-    def parse(text: str) -> _Number:
-        try:
-            value = cast(text)
-        except ValueError as error:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number") from error
-        if not low <= value <= high:
-            allowed = f"from {low:g} to {high:g}" if high < math.inf else f"{low:g} or more"
-            raise argparse.ArgumentTypeError(f"{text} is not {allowed}")
-        return value
-
-    return parse

@@ -4,13 +4,18 @@ It holds no picture and no sound: a value is text that a pipeline made of number
 analyzed file cannot be reconstructed.
 """
 
+import logging
 import time
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
-from moodreel.storage.database import Connection, Schema, StorageError
+from sqlite_utils import Database
+
+from moodreel.observers import observers
+from moodreel.storage.database import Connection, StorageError, StoreDefinition
 from moodreel.storage.sqlite import SqliteDatabase
+
+logger = logging.getLogger(__name__)
 
 MAX_ROWS = 256
 MAX_VALUE_BYTES = 128 << 10
@@ -27,58 +32,73 @@ def m001_analyses(db: Connection) -> None:
     db.execute("create index idx_analyses_created on analyses (created)")
 
 
-SCHEMA = Schema("analyses", (m001_analyses,))
+DEFINITION = StoreDefinition(
+    "analyses",
+    "cache of analyses",
+    AnalysisStoreError,
+    (m001_analyses,),
+    file_setting="ANALYSIS_CACHE_PATH",
+    secret=True,
+)
 
 
 class AnalysisStore:
-    """The analyses of the last seconds. Make one after a fork, never before. Thread-safe."""
+    """The analyses of the last seconds, as a cache. Make one after a fork, never before. Thread-safe.
 
-    def __init__(self, path: Path | str, *, seconds: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """Open the file.
+    Hits and misses are counted by `observers`. A failure is logged, and is a miss.
+    """
+
+    def __init__(self, path: Path | str, *, seconds: float, prefix: str = "") -> None:
+        """Open the file, and delete what is too old.
 
         Args:
             path: the SQLite file; it and its folder are created as needed.
             seconds: how long an analysis is kept.
-            clock: monotonic time in seconds, the same in all processes.
+            prefix: of all keys, such as the settings that change an analysis.
 
         Raises:
             AnalysisStoreError: the file cannot be opened.
         """
         self._seconds = seconds
-        self._clock = clock
-        self._database = SqliteDatabase(
-            path,
-            SCHEMA,
-            name="cache of analyses",
-            setting="ANALYSIS_CACHE_PATH",
-            error=AnalysisStoreError,
-            secure_delete=True,
-        )
+        self._prefix = prefix
+        self._database = SqliteDatabase(path, DEFINITION)
+        with self._database.write() as db:
+            self._prune(db)
 
     def get(self, key: str) -> str | None:
-        """Return a value that is not too old. Raises AnalysisStoreError."""
-        with self._database.read() as db:
-            row = db.execute(
-                "select value from analyses where key = ? and created between ? and ?", [key, *self._valid_times()]
-            ).fetchone()
+        """Return a text that is not too old; None without one, or if the file cannot be read."""
+        sql = "select value from analyses where key = ? and created between ? and ?"
+        try:
+            with self._database.read() as db:
+                row = db.execute(sql, [self._prefix + key, *self._valid_times()]).fetchone()
+        except AnalysisStoreError as error:
+            self._report(error)
+            return None
+        observers.analysis_cache("hit" if row else "miss")
         return zlib.decompress(row[0]).decode() if row else None
 
-    def put(self, key: str, value: str) -> None:
-        """Keep a value, unless it is too large, and delete old ones. Raises AnalysisStoreError."""
-        compressed = zlib.compress(value.encode(), level=1)
-        if len(compressed) <= MAX_VALUE_BYTES:
+    def put(self, key: str, text: str) -> None:
+        """Keep a text, if it is not too large and the file can be written. Delete old ones, and the oldest of many."""
+        compressed = zlib.compress(text.encode(), level=1)
+        values = [self._prefix + key, time.monotonic(), compressed]
+        try:
             with self._database.write() as db:
-                db.execute("insert or replace into analyses values (?, ?, ?)", [key, self._clock(), compressed])
-        self.prune()
+                if len(compressed) <= MAX_VALUE_BYTES:
+                    db.execute("insert or replace into analyses values (?, ?, ?)", values)
+                self._prune(db)
+        except AnalysisStoreError as error:
+            self._report(error)
 
-    def prune(self) -> None:
-        """Delete what is too old, and the oldest of too many. Raises AnalysisStoreError."""
-        with self._database.write() as db:
-            db.execute("delete from analyses where created not between ? and ?", self._valid_times())
-            excess = "select key from analyses order by created desc limit -1 offset ?"
-            db.execute(f"delete from analyses where key in ({excess})", [MAX_ROWS])
+    def _prune(self, db: Database) -> None:
+        db.execute("delete from analyses where created not between ? and ?", self._valid_times())
+        excess = "select key from analyses order by created desc limit -1 offset ?"
+        db.execute(f"delete from analyses where key in ({excess})", [MAX_ROWS])
 
     def _valid_times(self) -> list[float]:
         """Return the first and last time of analyses that are not too old; later ones are from before a restart."""
-        now = self._clock()
+        now = time.monotonic()
         return [now - self._seconds, now]
+
+    def _report(self, error: AnalysisStoreError) -> None:
+        observers.analysis_cache("failed")
+        logger.error("%s", error)

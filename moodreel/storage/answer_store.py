@@ -10,13 +10,12 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlite_utils import Database
 
-from moodreel.storage.database import Connection, Schema, StorageError
+from moodreel.storage.database import Connection, StorageError, StoreDefinition
 from moodreel.storage.sqlite import SqliteDatabase
 
 logger = logging.getLogger(__name__)
@@ -42,14 +41,7 @@ class KeyInUse(Exception):
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it was sent.
-
-    Attributes:
-        status: HTTP status.
-        headers: names and values.
-        body: bytes of the body.
-        log: what the row of the call log says about the result.
-    """
+    """An answer as it was sent, and what the row of the call log says about the result."""
 
     status: int
     headers: list[tuple[str, str]]
@@ -76,40 +68,39 @@ def m003_log(db: Connection) -> None:
     db.execute("alter table answers add column log text not null default '{}'")
 
 
-SCHEMA = Schema("answers", (m001_answers, m002_worker, m003_log))
+DEFINITION = StoreDefinition(
+    "answers",
+    "store of answers",
+    AnswerStoreError,
+    (m001_answers, m002_worker, m003_log),
+    file_setting="IDEMPOTENCY_PATH",
+    secret=True,
+)
 
 
 class AnswerStore:
-    """The answers of the last seconds. Make one after a fork, never before. Thread-safe."""
+    """The answers of the last seconds. Make one after a fork, never before. Thread-safe.
 
-    def __init__(
-        self, path: Path | str, *, seconds: float, call_seconds: float, clock: Callable[[], float] = time.monotonic
-    ) -> None:
+    Times are those of the monotonic clock, which all processes of a machine share, and which restarts with it.
+    """
+
+    def __init__(self, path: Path | str, *, seconds: float, call_seconds: float) -> None:
         """Open the file.
 
         Args:
             path: the SQLite file; it and its folder are created as needed.
             seconds: how long an answer is kept.
             call_seconds: how long a call takes at most; one without an answer after that has died.
-            clock: monotonic time in seconds, the same in all processes.
 
         Raises:
             AnswerStoreError: the file cannot be opened.
         """
         self._seconds = seconds
         self._call_seconds = call_seconds
-        self._clock = clock
         self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
         self._worker = _identify_process(os.getpid())
-        self._database = SqliteDatabase(
-            path,
-            SCHEMA,
-            name="store of answers",
-            setting="IDEMPOTENCY_PATH",
-            error=AnswerStoreError,
-            secure_delete=True,
-        )
+        self._database = SqliteDatabase(path, DEFINITION)
         self.prune()
 
     def claim(self, key: str, request: str) -> Answer | None:
@@ -127,7 +118,7 @@ class AnswerStore:
             KeyInUse: the request is not answered yet.
             AnswerStoreError: the file cannot be read or written.
         """
-        now = self._clock()
+        now = time.monotonic()
         with self._database.write() as db:
             self._delete_old(db)
             sql = "select request, status, headers, body, log, worker from answers where key = ?"
@@ -150,7 +141,7 @@ class AnswerStore:
         with self._database.write() as db:
             db.execute(
                 "update answers set created = ?, status = ?, headers = ?, body = ?, log = ? where key = ?",
-                [self._clock(), answer.status, json.dumps(answer.headers), answer.body, json.dumps(answer.log), key],
+                [time.monotonic(), answer.status, json.dumps(answer.headers), answer.body, json.dumps(answer.log), key],
             )
             newest = "over (order by created desc, key)"
             sizes = f"select key, sum(length(body)) {newest} as size, row_number() {newest} as number from answers"
@@ -179,8 +170,8 @@ class AnswerStore:
         return namespace == self._worker.split()[0] and _identify_process(int(pid)) != worker
 
     def _delete_old(self, db: Database) -> None:
-        now = self._clock()
-        # Rows with a later time are from before a restart of the machine.
+        now = time.monotonic()
+        # Rows with a later time are from before a restart.
         db.execute(
             "delete from answers where created not between case when status is null then ? else ? end and ?",
             [now - self._call_seconds, now - self._seconds, now],

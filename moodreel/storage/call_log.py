@@ -11,17 +11,16 @@
 `moodreel logs` (`moodreel.cli.logs`) is the command line for operators.
 """
 
-import csv
 import json
 import os
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from http import HTTPStatus
 from pathlib import Path
-from typing import TextIO
+from typing import TypedDict, Unpack
 
 from moodreel.storage.connect import open_database
 from moodreel.storage.database import (
@@ -33,8 +32,8 @@ from moodreel.storage.database import (
     Connection,
     Page,
     Row,
-    Schema,
     StorageError,
+    StoreDefinition,
     insert_sql,
 )
 from moodreel.storage.timestamps import format_timestamp, start_of_day
@@ -65,8 +64,8 @@ COLUMNS = (
 )
 """Columns of a call, in the order of the CSV.
 
-A new column also needs: a migration below, a field of `CallOutcome`, an entry in `api.log_fields`, and a field in
-`api.schemas.logs`. To filter by it: `_EXACT_FILTERS`, `CallFilters`, the query in `api.schemas.logs`, and an option in
+A new column also needs: a migration below, a field of `CallFields`, and a field in
+`api.schemas.logs`. To filter by it: an index, `CallFilters`, the query in `api.schemas.logs`, and an option in
 `moodreel.cli.logs`.
 """
 
@@ -75,27 +74,19 @@ SERVING_BUSY_SECONDS = 0.5
 FOLLOW_OVERLAP = 1000
 """How far below the highest known id `follow` looks for new rows."""
 
-_FIRST_EXACT_FILTERS = ("status_code", "success", "client_id", "endpoint", "request_id", "prediction")
-"""The filters that the first version of the table had."""
-_EXACT_FILTERS = (*_FIRST_EXACT_FILTERS, "modalities", "caller", "error", "model", "job")
-
 
 class CallLogError(StorageError):
     """The log cannot be opened, read or written. The message tells operators what to do."""
 
 
-@dataclass(frozen=True)
-class CallOutcome:
-    """The outcome of a call.
+class CallFields(TypedDict, total=False):
+    """What is known of a call when it ends.
 
     Attributes:
-        status_code: HTTP status.
-        latency_ms: duration of the call in milliseconds.
         error: stable error code that the caller got.
         prediction: predicted label.
         confidence: its probability, 0 to 1.
         bytes_in: size of the request's body.
-        bytes_out: size of the response's body.
         content_sha256: hash of the uploaded file.
         video_seconds: seconds of video that were processed.
         frames: frames that were processed.
@@ -105,23 +96,20 @@ class CallOutcome:
         job: id of the job that the call created, or of which it is a run.
     """
 
-    status_code: int
-    latency_ms: float
-    error: str | None = None
-    prediction: str | None = None
-    confidence: float | None = None
-    bytes_in: int | None = None
-    bytes_out: int | None = None
-    content_sha256: str | None = None
-    video_seconds: float | None = None
-    frames: int | None = None
-    model: str | None = None
-    timings: Mapping[str, float] | None = None
-    modalities: str | None = None
-    job: str | None = None
+    error: str | None
+    prediction: str | None
+    confidence: float | None
+    bytes_in: int
+    content_sha256: str
+    video_seconds: float | None
+    frames: int | None
+    model: str | None
+    timings: Mapping[str, float]
+    modalities: str | None
+    job: str
 
 
-_OUTCOME_COLUMNS = (*(item.name for item in fields(CallOutcome)), "success")
+_COLUMNS_AT_THE_END = ("status_code", "success", "latency_ms", "bytes_out", *CallFields.__annotations__)
 
 
 @dataclass(eq=False)
@@ -129,25 +117,20 @@ class Call:
     """A call, to be written by `CallLog.write` when it begins and when it has ended.
 
     Attributes:
-        row: its columns; those of the outcome are None until it ends.
+        row: its columns; those of its end are None until then.
         key: unique among all calls.
         id: id of its row; None before it is written.
+        started: when it began, by `time.perf_counter`.
     """
 
     row: Row
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     id: int | None = None
+    started: float = field(default_factory=time.perf_counter)
 
     @classmethod
     def begin(
-        cls,
-        *,
-        request_id: str,
-        method: str,
-        endpoint: str,
-        client_id: str | None = None,
-        caller: str | None = None,
-        job: str | None = None,
+        cls, *, request_id: str, method: str, endpoint: str, client_id: str | None = None, job: str | None = None
     ) -> "Call":
         """Make a call that begins now, or a run of a job."""
         row = {
@@ -156,26 +139,31 @@ class Call:
             "method": method,
             "endpoint": endpoint,
             "client_id": client_id,
-            "caller": caller,
             "worker": os.getpid(),
             "job": job,
         }
-        return cls(dict.fromkeys(_OUTCOME_COLUMNS) | row)
+        return cls(dict.fromkeys(COLUMNS) | row)
 
     @property
     def is_job_run(self) -> bool:
         """Whether it is a run of a job, and not the call that created the job."""
         return self.row["job"] is not None and self.row["status_code"] != HTTPStatus.ACCEPTED
 
-    def identify(self, caller: str) -> None:
-        """Set who makes a call that began without credentials."""
+    def identify(self, caller: str | None) -> None:
+        """Set who makes the call."""
         self.row = self.row | {"caller": caller}
 
-    def finish(self, outcome: CallOutcome) -> None:
-        """Set how the call ended."""
-        timings = json.dumps(outcome.timings) if outcome.timings is not None else None
+    def finish(self, status_code: int, bytes_out: int | None = None, **fields: Unpack[CallFields]) -> None:
+        """Set that the call ends now, with this HTTP status and size of the response's body."""
+        end = {
+            "status_code": status_code,
+            "success": int(status_code < 400),
+            "latency_ms": round((time.perf_counter() - self.started) * 1000, 3),
+            "bytes_out": bytes_out,
+            "timings": json.dumps(fields["timings"]) if "timings" in fields else None,
+        }
         # A new dictionary: another thread may be writing the old one.
-        self.row = self.row | asdict(outcome) | {"success": int(outcome.status_code < 400), "timings": timings}
+        self.row = {**self.row, **fields, **end}
 
 
 @dataclass(frozen=True)
@@ -232,7 +220,7 @@ def m001_calls(db: Connection) -> None:
 def m002_indexes(db: Connection) -> None:
     """Index each filter together with the order of pages."""
     db.execute("create index idx_calls_timestamp on calls (timestamp)")
-    for column in (*_FIRST_EXACT_FILTERS, "caller"):
+    for column in ("status_code", "success", "client_id", "endpoint", "request_id", "prediction", "caller"):
         _create_index(db, column)
 
 
@@ -269,9 +257,13 @@ def _create_index(db: Connection, column: str) -> None:
     db.execute(f"create index idx_calls_{column}_timestamp on calls ({column}, timestamp)")
 
 
-SCHEMA = Schema(
+DEFINITION = StoreDefinition(
     "call_log",
+    "call log",
+    CallLogError,
     (m001_calls, m002_indexes, m003_upkeep, m004_modalities, m005_more_filters, m006_key, m007_job),
+    file_setting="LOG_PATH",
+    url_setting="LOG_DATABASE_URL",
 )
 
 
@@ -280,22 +272,14 @@ class CallLog:
 
     Args:
         location: a file, or the URL of a PostgreSQL database; the tables are created and migrated as needed.
-        serving: for the service: never wait long for the log, replace a corrupt file by a new one, and start without a
-            server that does not answer.
+        serving: for the service: never wait long for the log, and replace a corrupt file by a new one.
     """
 
     def __init__(self, location: Path | str, *, serving: bool = False) -> None:
-        """Open the log. Raises CallLogError."""
+        """Open the log. Raises CallLogError; a server that does not answer now may answer later."""
         self.location = location
-        self._database = open_database(
-            location,
-            SCHEMA,
-            name="call log",
-            settings=("LOG_PATH", "LOG_DATABASE_URL"),
-            error=CallLogError,
-            busy_seconds=SERVING_BUSY_SECONDS if serving else BUSY_TIMEOUT_SECONDS,
-            self_healing=serving,
-        )
+        busy_seconds = SERVING_BUSY_SECONDS if serving else BUSY_TIMEOUT_SECONDS
+        self._database = open_database(location, DEFINITION, busy_seconds=busy_seconds, self_healing=serving)
 
     def write(self, *calls: Call) -> None:
         """Insert calls, or update those that have a row, in one transaction. Raises CallLogError."""
@@ -311,13 +295,7 @@ class CallLog:
         *,
         exclude_id: int | None = None,
     ) -> Page:
-        """Read a page of calls, newest first.
-
-        Args:
-            filters: which calls; None selects all.
-            limit: rows of the page.
-            cursor: of the page; None is the first page.
-            exclude_id: a call to exclude, such as the current one.
+        """Read a page of calls, newest first. A call to exclude, such as the current one, is named by its id.
 
         Raises:
             ValueError: the cursor is malformed.
@@ -326,13 +304,12 @@ class CallLog:
         sql, arguments = _query(filters or CallFilters(), cursor, exclude_id)
         return self._database.read_page(sql, arguments, limit, _to_public_row)
 
-    def iterate(self, filters: CallFilters | None = None, limit: int | None = None) -> Iterator[Row]:
+    def iterate(self, filters: CallFilters | None = None) -> Iterator[Row]:
         """Yield all matching calls, newest first, reading a page at a time."""
-        cursor, remaining = None, limit
-        while remaining is None or remaining > 0:
-            page = self.select(filters, min(1000, remaining or 1000), cursor)
+        cursor = None
+        while True:
+            page = self.select(filters, 1000, cursor)
             yield from page.rows
-            remaining = remaining - len(page.rows) if remaining is not None else None
             cursor = page.next_cursor
             if cursor is None:
                 return
@@ -387,17 +364,9 @@ class CallLog:
     def usage(
         self, caller: str, first: date, last: date, zone: tzinfo = UTC, *, exclude_id: int | None = None
     ) -> tuple[DailyUsage, ...]:
-        """Sum up a caller's calls for each day from `first` to `last`, days without calls included.
+        """Sum up a caller's calls for each day of a zone from `first` to `last`, days without calls included.
 
-        Args:
-            caller: id of the caller.
-            first: first day.
-            last: last day, inclusive.
-            zone: time zone of the days.
-            exclude_id: a call to exclude, such as the current one.
-
-        Raises:
-            CallLogError: the log cannot be read.
+        A call to exclude, such as the current one, is named by its id. Raises CallLogError.
         """
         days = [first + timedelta(days=number) for number in range((last - first).days + 1)]
         arguments: dict[str, object] = {"caller": caller, "exclude_id": exclude_id if exclude_id is not None else -1}
@@ -429,34 +398,15 @@ class CallLog:
         self._database.close()
 
 
-def write_csv(rows: Iterable[Row], file: TextIO) -> None:
-    """Write calls as CSV. Cells that a spreadsheet would run as formulas are escaped."""
-    writer = csv.writer(file)
-    writer.writerow(COLUMNS)
-    for row in rows:
-        writer.writerow([_csv_cell(row[column]) for column in COLUMNS])
-
-
-def _csv_cell(value: object) -> object:
-    if isinstance(value, bool):
-        return str(value)
-    if isinstance(value, Mapping):
-        return json.dumps(value)
-    # Spreadsheets take these for formulas, and callers may choose their own client_id.
-    if isinstance(value, str) and value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return "'" + value
-    return value
-
-
 def _query(
     filters: CallFilters, cursor: str | None = None, exclude_id: int | None = None
 ) -> tuple[str, dict[str, object]]:
     conditions = Conditions()
-    for column in _EXACT_FILTERS:
-        if (value := getattr(filters, column)) is not None:
+    conditions.add_time_range(filters.start, filters.end)
+    for column, value in vars(filters).items():
+        if value is not None and column not in ("start", "end"):
             # PostgreSQL compares no number with a boolean.
             conditions.add(f"{column} = :{column}", **{column: int(value) if isinstance(value, bool) else value})
-    conditions.add_time_range(filters.start, filters.end)
     if cursor is not None:
         conditions.add_cursor(cursor, _parse_id)
     if exclude_id is not None:
@@ -481,7 +431,7 @@ def _to_public_row(row: Row) -> Row:
 
 _UPSERT = f"""
 {insert_sql("calls", ("key", *COLUMNS))} on conflict (key) where key is not null
-do update set {", ".join(f"{column} = excluded.{column}" for column in ("caller", *_OUTCOME_COLUMNS))} returning id
+do update set {", ".join(f"{column} = excluded.{column}" for column in ("caller", *_COLUMNS_AT_THE_END))} returning id
 """
 _IS_CALL = f"(calls.job is null or calls.status_code = {HTTPStatus.ACCEPTED:d})"
 """Opposite of `Call.is_job_run`."""

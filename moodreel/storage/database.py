@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from moodreel.errors import MoodreelError
@@ -80,16 +81,27 @@ class Connection(Protocol):
 
 
 @dataclass(frozen=True)
-class Schema:
-    """The tables of a store.
+class StoreDefinition:
+    """The tables of a store, and how messages speak of it.
 
     Attributes:
-        name: of the store.
+        name: under which migrations are recorded.
+        title: what operators call it.
+        error: exception raised, with a message for operators, if its database cannot be opened, read or written.
         migrations: make and upgrade the tables, in this order. Each is recorded by its name, and applied once.
+        file_setting: the environment variable that names its file.
+        url_setting: the environment variable that has its URL; empty if it is always a file.
+        secret: whether it holds what users sent: deleted rows are overwritten (SQLite would only unlink them), and only
+            the owner of the file may read it.
     """
 
     name: str
+    title: str
+    error: type[StorageError]
     migrations: tuple[Callable[[Connection], None], ...]
+    file_setting: str = ""
+    url_setting: str = ""
+    secret: bool = False
 
 
 @dataclass(frozen=True)
@@ -194,6 +206,20 @@ class Database(ABC):
             if not db.execute(claim, arguments).rowcount:
                 return None
         return min(now, datetime.fromisoformat(before[0]) + interval) if before else now
+
+
+def is_url(location: Path | str) -> bool:
+    """Return whether a location is the URL of a PostgreSQL database, and not a file."""
+    return str(location).startswith(("postgresql://", "postgres://"))
+
+
+def is_well_formed(url: str) -> bool:
+    """Return whether no @ or / of a URL can belong to its password.
+
+    libpq would take a part of such a password for the host, and messages name the host.
+    """
+    authority, _, rest = url.partition("://")[2].partition("/")
+    return is_url(url) and authority.count("@") <= 1 and "@" not in rest
 
 
 def insert_sql(table: str, columns: Sequence[str]) -> str:

@@ -31,11 +31,11 @@ from moodreel.storage.database import (
     Connection,
     Page,
     Row,
-    Schema,
     StorageError,
+    StoreDefinition,
     insert_sql,
+    is_url,
 )
-from moodreel.storage.database_url import is_url
 from moodreel.storage.media_deletion import RETRY_INTERVAL, MediaDeletionQueue
 from moodreel.storage.mood_calendar import MoodCalendar, MoodEntry, baseline_start, complete_range, summarize
 from moodreel.storage.objects import ObjectStorage, StoredFile, new_key
@@ -85,14 +85,7 @@ class HistoryEntry:
 
 @dataclass(frozen=True)
 class StoredMedia:
-    """A file in the object storage.
-
-    Attributes:
-        name: its name in the entry.
-        type: media type.
-        size: bytes.
-        key: of the object; only the row has it.
-    """
+    """A file of an entry in the object storage. Only the row has its key there."""
 
     name: str
     type: str
@@ -105,10 +98,7 @@ class HistoryFilters:
     """Which entries to list; None lists all. Start and end are inclusive.
 
     Attributes:
-        kind: one of `KINDS`.
         emotion: the model's label, or the one of the five that it folds to.
-        start: first time.
-        end: last time.
     """
 
     kind: str | None = None
@@ -142,7 +132,15 @@ def m003_upkeep(db: Connection) -> None:
     db.execute("create table if not exists upkeep (task text primary key, done_at text)")
 
 
-SCHEMA = Schema("history", (m001_entries, m002_doomed, m003_upkeep))
+DEFINITION = StoreDefinition(
+    "history",
+    "history",
+    HistoryError,
+    (m001_entries, m002_doomed, m003_upkeep),
+    file_setting="HISTORY_PATH",
+    url_setting="HISTORY_DATABASE_URL",
+    secret=True,
+)
 
 
 class History:
@@ -157,17 +155,8 @@ class History:
         """Open the history. Raises HistoryError; a server that does not answer now may answer later."""
         self.location = location
         self.storage = storage
-        in_file = not is_url(location)
-        self._database = open_database(
-            location,
-            SCHEMA,
-            name="history",
-            settings=("HISTORY_PATH", "HISTORY_DATABASE_URL"),
-            error=HistoryError,
-            secure_delete=True,
-            busy_seconds=BUSY_TIMEOUT_SECONDS if in_file else SERVER_SECONDS,
-            self_healing=not in_file,
-        )
+        busy_seconds = SERVER_SECONDS if is_url(location) else BUSY_TIMEOUT_SECONDS
+        self._database = open_database(location, DEFINITION, busy_seconds=busy_seconds)
         self._deletions = MediaDeletionQueue(self._database, storage)
 
     def put_media(self, user: str, files: Sequence[StoredFile]) -> tuple[StoredMedia, ...]:

@@ -10,14 +10,13 @@
 import json
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from moodreel.storage.connect import open_database
-from moodreel.storage.database import Connection, Schema, StorageError
-from moodreel.storage.database_url import is_url
+from moodreel.storage.database import Connection, StorageError, StoreDefinition
 
 LEASE_SECONDS = 15.0
 MAX_ATTEMPTS = 3
@@ -55,13 +54,11 @@ class Job:
 
 @dataclass(frozen=True)
 class JobState:
-    """The state of a job, as its caller may see it.
+    """The state of a job, as its caller may see it. It has an answer, as JSON, once it is `DONE`.
 
     Attributes:
         status: `WAITING`, `RUNNING` or `DONE`.
         created: seconds since the epoch.
-        answer_status: HTTP status of the answer; None if there is none yet.
-        answer: the answer, as JSON.
     """
 
     status: str
@@ -95,7 +92,15 @@ def m001_jobs(db: Connection) -> None:
     db.execute("create index idx_jobs_webhook_due on jobs (webhook_due) where webhook_due is not null")
 
 
-SCHEMA = Schema("jobs", (m001_jobs,))
+DEFINITION = StoreDefinition(
+    "jobs",
+    "jobs",
+    JobStoreError,
+    (m001_jobs,),
+    file_setting="JOBS_PATH",
+    url_setting="HISTORY_DATABASE_URL",
+    secret=True,
+)
 
 
 class JobStore:
@@ -106,32 +111,14 @@ class JobStore:
         keep_seconds: how long an answer is kept.
         max_jobs: jobs that wait or run at the same time.
         max_bytes: bytes of their bodies.
-        clock: seconds since the epoch.
     """
 
-    def __init__(
-        self,
-        location: Path | str,
-        *,
-        keep_seconds: float,
-        max_jobs: int,
-        max_bytes: int,
-        clock: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, location: Path | str, *, keep_seconds: float, max_jobs: int, max_bytes: int) -> None:
         """Open the jobs; a server that does not answer now may answer later."""
         self._keep_seconds = keep_seconds
         self._max_jobs = max_jobs
         self._max_bytes = max_bytes
-        self._clock = clock
-        self._database = open_database(
-            location,
-            SCHEMA,
-            name="jobs",
-            settings=("JOBS_PATH", "HISTORY_DATABASE_URL"),
-            error=JobStoreError,
-            secure_delete=True,
-            self_healing=is_url(location),
-        )
+        self._database = open_database(location, DEFINITION)
 
     def add(self, owner: str, call: Mapping[str, object], body: bytes, webhook: str | None = None) -> str:
         """Add a job. Returns its id. Raises TooManyJobs.
@@ -142,7 +129,7 @@ class JobStore:
             body: what was sent.
             webhook: URL to call when it is done.
         """
-        job: dict[str, object] = {"id": secrets.token_hex(16), "owner": owner, "created": self._clock()}
+        job: dict[str, object] = {"id": secrets.token_hex(16), "owner": owner, "created": time.time()}
         job |= {"call": json.dumps(call), "body": body, "size": len(body), "webhook": webhook}
         with self._database.write() as db:
             self._database.lock(db, "add")
@@ -159,7 +146,7 @@ class JobStore:
 
     def claim(self) -> Job | None:
         """Claim the job that has waited for the longest time; None if none waits."""
-        now = self._clock()
+        now = time.time()
         arguments: dict[str, object] = {"now": now, "lease": now + LEASE_SECONDS, "claim": secrets.token_hex(16)}
         # A claim that lasts for longer is from before the clock was set back. Clocks of machines differ a little.
         arguments["latest"] = now + 2 * LEASE_SECONDS
@@ -174,21 +161,21 @@ class JobStore:
 
     def renew(self, job: Job) -> bool:
         """Keep a job claimed. Returns False if it was deleted, or is another worker's."""
-        renewed: dict[str, object] = {"id": job.id, "claim": job.claim, "lease": self._clock() + LEASE_SECONDS}
+        renewed: dict[str, object] = {"id": job.id, "claim": job.claim, "lease": time.time() + LEASE_SECONDS}
         with self._database.write() as db:
             sql = "update jobs set lease = :lease where id = :id and claim = :claim"
             return bool(db.execute(sql, renewed).rowcount)
 
     def release(self, job: Job, seconds: float = 0.0) -> None:
         """Let a job that was not answered be claimed again after some seconds; the attempt does not count."""
-        released: dict[str, object] = {"id": job.id, "claim": job.claim, "lease": self._clock() + seconds}
+        released: dict[str, object] = {"id": job.id, "claim": job.claim, "lease": time.time() + seconds}
         with self._database.write() as db:
             sql = "update jobs set status = 'waiting', claim = null, lease = :lease, attempts = attempts - 1"
             db.execute(f"{sql} where id = :id and claim = :claim", released)
 
     def finish(self, job: Job, status: int, answer: str) -> bool:
         """Write the answer and delete what was sent. Returns False if the job was deleted, or is another worker's."""
-        now = self._clock()
+        now = time.time()
         done: dict[str, object] = {"id": job.id, "claim": job.claim, "now": now, "status": status, "answer": answer}
         with self._database.write() as db:
             sql = (
@@ -202,7 +189,7 @@ class JobStore:
 
     def get(self, owner: str, job_id: str) -> JobState | None:
         """Return the state of a caller's job; None if there is none, or its answer has expired."""
-        arguments: dict[str, object] = {"owner": owner, "id": job_id, "oldest": self._clock() - self._keep_seconds}
+        arguments: dict[str, object] = {"owner": owner, "id": job_id, "oldest": time.time() - self._keep_seconds}
         with self._database.read() as db:
             sql = (
                 "select status, created, answer_status, answer from jobs where id = :id and owner = :owner"
@@ -221,7 +208,7 @@ class JobStore:
 
     def prune(self) -> None:
         """Delete the jobs whose answers have expired, and correct times if the clock was set back."""
-        now = self._clock()
+        now = time.time()
         with self._database.write() as db:
             for column, latest in (("finished", now), ("webhook_due", now + WEBHOOK_DELAYS[-1])):
                 db.execute(f"update jobs set {column} = :latest where {column} > :latest", {"latest": latest})
@@ -233,7 +220,7 @@ class JobStore:
 
     def claim_webhook(self) -> Webhook | None:
         """Claim a webhook that is due; None if none is. It is due again later, unless `end_webhook` is called."""
-        now = self._clock()
+        now = time.time()
         with self._database.write() as db:
             due = (
                 "select id, call, webhook, answer_status, webhook_attempts from jobs where webhook_due <= :now"

@@ -25,13 +25,7 @@ _DEFAULT_DAYS = {"day": 30, "week": 12 * 7}
 
 @dataclass(frozen=True)
 class MoodEntry:
-    """One entry of the calendar.
-
-    Attributes:
-        time: of the analysis.
-        emotion: one of the five; None without a face.
-        probabilities: of the five, 0 to 1; None without a face.
-    """
+    """One entry of the calendar, with one of the five emotions and their probabilities; None without a face."""
 
     time: datetime
     emotion: str | None
@@ -53,16 +47,7 @@ class DateRange:
 
 @dataclass(frozen=True)
 class MoodPeriod:
-    """A day or a week.
-
-    Attributes:
-        name: such as 2025-03-30 or 2025-W13.
-        start_date: first day.
-        end_date: last day.
-        entries: number of entries.
-        emotions: entries by emotion.
-        leading: the most frequent emotion.
-    """
+    """A day, such as 2025-03-30, or a week, such as 2025-W13, with its entries by emotion."""
 
     name: str
     start_date: date
@@ -93,18 +78,7 @@ class MoodBaseline:
 
 @dataclass(frozen=True)
 class MoodCalendar:
-    """A mood calendar.
-
-    Attributes:
-        by: "day" or "week".
-        tz: name of the time zone.
-        start_date: first day of the range.
-        end_date: last day of the range.
-        entries: number of entries in the range.
-        emotions: entries by emotion.
-        periods: the periods that have entries, oldest first.
-        baseline: the user's baseline, compared with the range.
-    """
+    """A mood calendar: the entries of a range, and of its periods that have any, oldest first."""
 
     by: str
     tz: str
@@ -141,14 +115,7 @@ def baseline_start(now: datetime) -> datetime:
 def summarize(
     entries: Sequence[MoodEntry], baseline_entries: Sequence[MoodEntry], date_range: DateRange, by: str
 ) -> MoodCalendar:
-    """Build the mood calendar of a date range.
-
-    Args:
-        entries: the entries of the range, in order of time.
-        baseline_entries: the entries of the baseline.
-        date_range: the range.
-        by: "day" or "week".
-    """
+    """Build the mood calendar of a date range from its entries, in order of time, and from those of the baseline."""
     return MoodCalendar(
         by=by,
         tz=date_range.zone.key,

@@ -14,13 +14,15 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import ParamSpec, Protocol, TypeVar
+from typing import ParamSpec, TypeVar
 
 import fsspec
 from fsspec import AbstractFileSystem
 
 from moodreel.errors import MoodreelError
 
+TIMEOUT_SECONDS = 10.0
+"""How long one operation may take."""
 _THREADS = 4
 _PACKAGES = {"gs": "gcsfs", "s3": "s3fs"}
 
@@ -34,13 +36,7 @@ class ObjectStorageError(MoodreelError):
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file.
-
-    Attributes:
-        name: file name, such as "picture.jpg".
-        type: media type, such as "image/jpeg".
-        data: contents.
-    """
+    """A file: its name, such as picture.jpg, its media type, such as image/jpeg, and its contents."""
 
     name: str
     type: str
@@ -54,17 +50,11 @@ def new_key(user: str, name: str) -> str:
 
 
 class ObjectStorage:
-    """Objects by key. Thread-safe. Make one after a fork, never before.
+    """Objects by key, at a file://, memory://, gs:// or s3:// URL. Thread-safe. Make one after a fork, never before."""
 
-    Args:
-        url: file://, memory://, gs:// or s3://.
-        timeout_seconds: of one operation.
-    """
-
-    def __init__(self, url: str, *, timeout_seconds: float = 10.0) -> None:
+    def __init__(self, url: str) -> None:
         """Open the storage. Raises ObjectStorageError."""
         self._backend = _open(url)
-        self._timeout_seconds = timeout_seconds
         self._threads = ThreadPoolExecutor(_THREADS, thread_name_prefix="media")
 
     def put(self, key: str, data: bytes) -> None:
@@ -82,20 +72,12 @@ class ObjectStorage:
     def _with_timeout(self, action: str, operation: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> _T:
         future = self._threads.submit(operation, *args, **kwargs)
         try:
-            return future.result(self._timeout_seconds)
+            return future.result(TIMEOUT_SECONDS)
         except Exception as error:  # each storage library raises its own exceptions
             future.cancel()
             raise ObjectStorageError(
                 f"The media storage cannot be {action}: {error!r}. Check MEDIA_STORAGE and its permissions."
             ) from error
-
-
-class _Backend(Protocol):
-    def put(self, key: str, data: bytes) -> None: ...
-
-    def get(self, key: str) -> bytes | None: ...
-
-    def delete(self, key: str) -> None: ...
 
 
 class _LocalBackend:
@@ -155,7 +137,7 @@ class _FsspecBackend:
             self._files.rm_file(f"{self._root}/{key}")
 
 
-def _open(url: str) -> _Backend:
+def _open(url: str) -> _LocalBackend | _FsspecBackend:
     scheme = url.partition("://")[0]
     try:
         files, root = fsspec.url_to_fs(url)

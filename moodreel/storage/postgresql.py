@@ -33,8 +33,8 @@ from moodreel.storage.database import (
     Connection,
     Database,
     Row,
-    Schema,
-    StorageError,
+    StoreDefinition,
+    is_well_formed,
 )
 
 CONNECT_SECONDS = 2
@@ -74,6 +74,15 @@ _STATES = {
     "25006": READ_ONLY,
 }
 """Reasons by SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html)."""
+_ADVICE = {
+    CROWDED: "Raise max_connections, or put PgBouncer in between.",
+    DOWN: "Start it, or correct {setting}.",
+    FULL: "Free some disk space on the server.",
+    LOCKED: "Another program has locked a table; end its transaction.",
+    READ_ONLY: "{setting} must name the primary server (target_session_attrs=read-write).",
+    SLOW: "Find out what keeps the server busy.",
+    UNUSABLE: "Check {setting}, and the rights of its user.",
+}
 
 _Result = TypeVar("_Result")
 
@@ -115,31 +124,15 @@ class PostgresqlDatabase(Database):
 
     Args:
         url: where it is, with its credentials, and libpq's parameters, such as `?sslmode=verify-full`.
-        schema: the tables; they are created and migrated as needed.
-        name: what operators call the database.
-        setting: the environment variable that says where it is.
-        error: exception raised, with a message for operators, if it cannot be opened, read or written.
+        store: its tables; they are created and migrated as needed.
         busy_seconds: how long a statement waits for other writers and for the server, by default.
-        self_healing: try again later if the server does not answer.
     """
 
     skip_locked = " for update skip locked"
 
-    def __init__(
-        self,
-        url: str,
-        schema: Schema,
-        *,
-        name: str,
-        setting: str,
-        error: type[StorageError],
-        busy_seconds: float,
-        self_healing: bool = False,
-    ) -> None:
-        """Connect, and migrate the tables. Raises `error`."""
-        self._schema = schema
-        self._error = error
-        self._setting = setting
+    def __init__(self, url: str, store: StoreDefinition, *, busy_seconds: float) -> None:
+        """Connect, and migrate the tables. Raises the store's error, unless the server may answer later."""
+        self._store = store
         self._busy_seconds = busy_seconds
         self._idle: list[tuple[_PgConnection, float]] = []
         self._free = threading.BoundedSemaphore(MAX_CONNECTIONS)
@@ -147,37 +140,39 @@ class PostgresqlDatabase(Database):
         self._prepared = False
         self._failure: tuple[float, str] | None = None
         try:
-            parameters = conninfo_to_dict(url)
-        except psycopg.Error:
-            # Its message may repeat the URL.
-            raise error(f"{setting} is malformed. Write it like postgresql://user:password@host/database.") from None
+            parameters = conninfo_to_dict(url) if is_well_formed(url) else None
+        except psycopg.Error:  # its message may repeat the URL
+            parameters = None
+        if parameters is None:
+            example = "postgresql://user:password@host/database"
+            raise store.error(f"{store.url_setting} is malformed. Write it like {example}.")
         defaults = {name: value for name, value in _DEFAULTS.items() if name not in parameters}
         self._conninfo = make_conninfo(url, **defaults)
         self._password = str(parameters.get("password", ""))
         host, port = parameters.get("host", "localhost"), parameters.get("port", "5432")
-        self._name = f"{name} in PostgreSQL at {host}:{port}/{parameters.get('dbname', '')}"
+        self._name = f"{store.title} in PostgreSQL at {host}:{port}/{parameters.get('dbname', '')}"
         try:
             with self._transaction("opened", "begin read only", None):
                 pass
-        except error as problem:
-            if not self_healing or problem.reason == UNUSABLE:
+        except store.error as error:
+            if error.reason == UNUSABLE:
                 raise
 
     @contextlib.contextmanager
     def read(self, seconds: float | None = None) -> Iterator[Connection]:
-        """Borrow a connection for reading. Raises `error`."""
+        """Borrow a connection for reading. Raises the store's error."""
         with self._transaction("read", "begin read only", seconds) as db:
             yield db
 
     @contextlib.contextmanager
     def write(self, seconds: float | None = None) -> Iterator[Connection]:
-        """Borrow a connection for one transaction; it is rolled back if the block raises. Raises `error`."""
+        """Borrow a connection for one transaction; it is rolled back if the block raises. Raises the store's error."""
         with self._transaction("written", "begin", seconds) as db:
             yield db
 
     def lock(self, db: Connection, name: str) -> None:
         """Lock a name until the transaction of `db` ends: other transactions that lock it wait."""
-        key = f"{self._schema.name} {name}"
+        key = f"{self._store.name} {name}"
         db.execute("select pg_advisory_xact_lock(hashtextextended(:key, 0))", {"key": key})
 
     def erase_deleted(self) -> None:
@@ -266,9 +261,9 @@ class PostgresqlDatabase(Database):
                 "create table if not exists moodreel_migrations (store text, name text, applied_at timestamptz"
                 " not null default now(), primary key (store, name))"
             )
-            of_store: dict[str, object] = {"store": self._schema.name}
+            of_store: dict[str, object] = {"store": self._store.name}
             applied = db.execute("select name from moodreel_migrations where store = :store", of_store).fetchall()
-            for migration in self._schema.migrations:
+            for migration in self._store.migrations:
                 if (name := migration.__name__,) not in applied:
                     migration(db)
                     record = "insert into moodreel_migrations (store, name) values (:store, :name)"
@@ -286,8 +281,9 @@ class PostgresqlDatabase(Database):
             if self._password:
                 text = text.replace(self._password, "***")
             text = re.sub(r'\b(user|role) "[^"]*"', r'\1 "***"', text)
-            message = f"The {self._name} cannot be {action}: {text.rstrip('.')}. {_advice(reason, self._setting)}"
-            raise self._error(message, reason) from error
+            advice = _ADVICE[reason].format(setting=self._store.url_setting)
+            message = f"The {self._name} cannot be {action}: {text.rstrip('.')}. {advice}"
+            raise self._store.error(message, reason) from error
 
 
 @lru_cache(maxsize=256)
@@ -319,15 +315,3 @@ def _reason(error: Exception) -> str:
     if not isinstance(error, psycopg.OperationalError | OSError):
         return UNUSABLE
     return next((reason for word, reason in _WORDS.items() if word in str(error)), DOWN)
-
-
-def _advice(reason: str, setting: str) -> str:
-    return {
-        CROWDED: "Raise max_connections, or put PgBouncer in between.",
-        DOWN: f"Start it, or correct {setting}.",
-        FULL: "Free some disk space on the server.",
-        LOCKED: "Another program has locked a table; end its transaction.",
-        READ_ONLY: f"{setting} must name the primary server (target_session_attrs=read-write).",
-        SLOW: "Find out what keeps the server busy.",
-        UNUSABLE: f"Check {setting}, and the rights of its user.",
-    }[reason]

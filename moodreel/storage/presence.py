@@ -10,15 +10,15 @@
 If several machines share the work the rows are in Redis (`moodreel.storage.presence_redis`), and so is the clock.
 """
 
-import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
-from moodreel.storage.database import Connection, Schema, StorageError
+from moodreel.storage.database import Connection, StorageError, StoreDefinition
 from moodreel.storage.sqlite import SqliteDatabase
 
 HEARTBEAT_SECONDS = 1.0
@@ -32,27 +32,10 @@ class PresenceError(StorageError):
 
 @dataclass(frozen=True)
 class ProcessCount:
-    """The row of one process.
-
-    Attributes:
-        connections: open connections.
-        changes: connections opened and closed so far.
-    """
+    """The row of one process: its open connections, and how many were opened and closed so far."""
 
     connections: int
     changes: int
-
-
-@dataclass(frozen=True)
-class ConnectionCounts:
-    """The rows of all processes, by process name. Equal if no connection was opened or closed in between."""
-
-    by_process: Mapping[str, ProcessCount] = field(default_factory=dict)
-
-    @property
-    def connections(self) -> int:
-        """Open connections of all processes."""
-        return sum(count.connections for count in self.by_process.values())
 
 
 class PresenceStore(Protocol):
@@ -71,23 +54,26 @@ class PresenceStore(Protocol):
 class Presence:
     """The presence of this process. `heartbeat` is called by one thread only, the rest by any."""
 
-    def __init__(self, store: PresenceStore, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, store: PresenceStore) -> None:
         self.name = uuid.uuid4().hex
         self._store = store
-        self._clock = clock
         self._reported: ProcessCount | None = None
         self._reported_at = 0.0
 
-    def heartbeat(self, count: ProcessCount) -> ConnectionCounts:
-        """Write this process's row if it changed or is due. Returns the rows of all. Raises PresenceError."""
+    def heartbeat(self, count: ProcessCount) -> Mapping[str, ProcessCount]:
+        """Write this process's row if it changed or is due. Raises PresenceError.
+
+        Returns:
+            The rows of all processes by name: equal if no connection was opened or closed in between.
+        """
         if not count.connections:
             if self._reported is not None:
                 self._store.delete(self.name)
                 self._reported = None
-        elif count != self._reported or self._clock() - self._reported_at >= HEARTBEAT_SECONDS:
+        elif count != self._reported or time.monotonic() - self._reported_at >= HEARTBEAT_SECONDS:
             self._store.write(self.name, count)
-            self._reported, self._reported_at = count, self._clock()
-        return ConnectionCounts(self._store.read())
+            self._reported, self._reported_at = count, time.monotonic()
+        return self._store.read()
 
     def count_others(self) -> int:
         """Count the connections of the other processes. Raises PresenceError."""
@@ -102,24 +88,25 @@ def m001_processes(db: Connection) -> None:
     )
 
 
-SCHEMA = Schema("presence", (m001_processes,))
+DEFINITION = StoreDefinition(
+    "presence", "count of connections", PresenceError, (m001_processes,), file_setting="PRESENCE_PATH"
+)
 
 
 class SqlitePresenceStore:
     """Rows in a SQLite file, for the processes of one machine. The file is opened at first use."""
 
-    def __init__(
-        self, path: Path | str, clock: Callable[[], float] = time.monotonic, boot_id: str | None = None
-    ) -> None:
+    def __init__(self, path: Path | str) -> None:
         self._path = path
-        self._clock = clock
-        self._boot_id = boot_id or _read_boot_id()
-        self._database: SqliteDatabase | None = None
-        self._lock = threading.Lock()
+        self._boot_id = _read_boot_id()
+
+    @cached_property
+    def _database(self) -> SqliteDatabase:
+        return SqliteDatabase(self._path, DEFINITION)
 
     def write(self, name: str, count: ProcessCount) -> None:
         """Insert or update a row, and delete stale rows."""
-        now = self._clock()
+        now = time.monotonic()
         row = {
             "name": name,
             "boot": self._boot_id,
@@ -127,29 +114,21 @@ class SqlitePresenceStore:
             "changes": count.changes,
             "beat": now,
         }
-        with self._open().write() as db:
+        with self._database.write() as db:
             db.execute("insert or replace into processes values (:name, :boot, :connections, :changes, :beat)", row)
             db.execute("delete from processes where boot != ? or beat < ?", [self._boot_id, now - STALE_SECONDS])
 
     def delete(self, name: str) -> None:
         """Delete a row."""
-        with self._open().write() as db:
+        with self._database.write() as db:
             db.execute("delete from processes where name = ?", [name])
 
     def read(self) -> Mapping[str, ProcessCount]:
         """Read the rows of this boot that are not stale."""
         query = "select name, connections, changes from processes where boot = ? and beat >= ?"
-        with self._open().read() as db:
-            rows = db.execute(query, [self._boot_id, self._clock() - STALE_SECONDS]).fetchall()
+        with self._database.read() as db:
+            rows = db.execute(query, [self._boot_id, time.monotonic() - STALE_SECONDS]).fetchall()
         return {name: ProcessCount(connections, changes) for name, connections, changes in rows}
-
-    def _open(self) -> SqliteDatabase:
-        with self._lock:
-            if self._database is None:
-                self._database = SqliteDatabase(
-                    self._path, SCHEMA, name="count of connections", setting="PRESENCE_PATH", error=PresenceError
-                )
-            return self._database
 
 
 def _read_boot_id() -> str:

@@ -32,8 +32,7 @@ from moodreel.storage.database import (
     LOCKED,
     UNUSABLE,
     Database,
-    Schema,
-    StorageError,
+    StoreDefinition,
 )
 from moodreel.storage.database import Connection as AnyConnection
 
@@ -41,6 +40,12 @@ logger = logging.getLogger(__name__)
 
 MAX_IDLE_CONNECTIONS = 4
 """Open connections kept for reuse. Each caches up to 2 MB of the file."""
+_ADVICE = {
+    CORRUPT: "Move the file away (a new one is made) or restore a copy.",
+    LOCKED: "Another program holds it; close that.",
+    FULL: "Free some disk space.",
+    UNUSABLE: "Check that the folder exists and that the service's user may write to it, or set {setting}.",
+}
 
 
 class SqliteDatabase(Database):
@@ -48,11 +53,7 @@ class SqliteDatabase(Database):
 
     Args:
         path: the file; it and its folder are created as needed.
-        schema: the tables.
-        name: what operators call the file.
-        setting: the environment variable that says where it is.
-        error: exception raised, with a message for operators, if the file cannot be opened, read or written.
-        secure_delete: overwrite deleted rows (SQLite would only unlink them), and let only its owner read the file.
+        store: its tables.
         busy_seconds: how long a writer waits for other writers.
         self_healing: move a corrupt file aside, and try to open a file that is locked or on a full disk again later.
     """
@@ -60,24 +61,17 @@ class SqliteDatabase(Database):
     def __init__(
         self,
         path: Path | str,
-        schema: Schema,
+        store: StoreDefinition,
         *,
-        name: str,
-        setting: str,
-        error: type[StorageError],
-        secure_delete: bool = False,
         busy_seconds: float = BUSY_TIMEOUT_SECONDS,
         self_healing: bool = False,
     ) -> None:
-        """Open the file. Raises `error`."""
+        """Open the file. Raises the store's error."""
         self.path = Path(path)
-        self._migrations = Migrations(schema.name)
-        for migration in schema.migrations:
+        self._store = store
+        self._migrations = Migrations(store.name)
+        for migration in store.migrations:
             self._migrations(name=migration.__name__)(migration)
-        self._name = name
-        self._setting = setting
-        self._error = error
-        self._secure_delete = secure_delete
         self._busy_seconds = busy_seconds
         self._self_healing = self_healing
         self._idle: list[Connection] = []
@@ -86,21 +80,26 @@ class SqliteDatabase(Database):
         try:
             with self._connection("opened"):
                 pass
-        except error as problem:
-            if not self_healing or problem.reason == UNUSABLE:
+        except store.error as error:
+            if not self_healing or error.reason == UNUSABLE:
                 raise
 
     @contextmanager
     def read(self, seconds: float | None = None) -> Iterator[Connection]:
-        """Borrow a connection for reading, which waits for nobody. Raises `error`."""
+        """Borrow a connection for reading, which waits for nobody. Raises the store's error."""
         with self._connection("read") as db:
             yield db
 
     @contextmanager
     def write(self, seconds: float | None = None) -> Iterator[Connection]:
-        """Borrow a connection for one transaction, which waits `busy_seconds` for others. Raises `error`."""
+        """Borrow a connection for one transaction, which waits `busy_seconds` for others. Raises the store's error."""
         with self._connection("written") as db:
-            self._wait_for_writers(db)
+            start, acquired = time.monotonic(), False
+            try:
+                db.execute("begin immediate")
+                acquired = True
+            finally:
+                observers.lock_wait(self._store.title, time.monotonic() - start, acquired)
             yield db
             db.execute("commit")
 
@@ -108,7 +107,7 @@ class SqliteDatabase(Database):
         """Do nothing: a transaction that writes runs alone."""
 
     def erase_deleted(self) -> None:
-        """Write the journal into the file and empty it: it still holds deleted rows. Raises `error`."""
+        """Write the journal into the file and empty it: it still holds deleted rows. Raises the store's error."""
         with self._connection("written") as db:
             db.execute("pragma wal_checkpoint(truncate)")
 
@@ -150,14 +149,6 @@ class SqliteDatabase(Database):
         else:
             db.close()
 
-    def _wait_for_writers(self, db: Connection) -> None:
-        start, acquired = time.monotonic(), False
-        try:
-            db.execute("begin immediate")
-            acquired = True
-        finally:
-            observers.lock_wait(self._name, time.monotonic() - start, acquired)
-
     def _check_file(self) -> tuple[int, ...]:
         """Prepare a file that is new, or was replaced; raise sqlite3.DatabaseError for one that was overwritten."""
         with self._preparing:
@@ -165,7 +156,8 @@ class SqliteDatabase(Database):
                 self._status, idle, self._idle = None, self._idle, []
                 _close_all(idle)
                 self._prepare()
-            # Not through `_connect`: such a connection would read the journal, or its cache.
+            # Not through `_connect`: such a connection would read the journal, or its cache. Not by `open` either: to
+            # close the file would end the locks that SQLite has on it in this process.
             with closing(sqlite3.connect(f"file:{quote(str(self.path))}?immutable=1", uri=True)) as raw:
                 try:
                     raw.execute("pragma schema_version")
@@ -177,8 +169,8 @@ class SqliteDatabase(Database):
             return self._status
 
     def _prepare(self) -> None:
-        self.path.parent.mkdir(mode=0o700 if self._secure_delete else 0o777, parents=True, exist_ok=True)
-        if self._secure_delete:
+        self.path.parent.mkdir(mode=0o700 if self._store.secret else 0o777, parents=True, exist_ok=True)
+        if self._store.secret:
             self.path.touch(mode=0o600)
         with self._lock_folder(), closing(self._connect()) as db:
             _use_wal(db, self._busy_seconds)
@@ -217,7 +209,9 @@ class SqliteDatabase(Database):
             for suffix in ("-shm", "-wal", ""):
                 with suppress(FileNotFoundError):
                     Path(f"{self.path}{suffix}").rename(f"{aside}{suffix}")
-        logger.critical("THE %s %s IS CORRUPT: it was moved to %s, a new one is made", self._name, self.path, aside)
+        logger.critical(
+            "THE %s %s IS CORRUPT: it was moved to %s, a new one is made", self._store.title, self.path, aside
+        )
 
     def _connect(self) -> Connection:
         # One thread at a time uses a connection, but not always the same one.
@@ -225,7 +219,7 @@ class SqliteDatabase(Database):
             self.path, timeout=self._busy_seconds, isolation_level=None, check_same_thread=False
         )
         connection.execute("pragma synchronous = normal")
-        if self._secure_delete:
+        if self._store.secret:
             connection.execute("pragma secure_delete = on")
         return Connection(connection)
 
@@ -236,8 +230,10 @@ class SqliteDatabase(Database):
         except (sqlite3.Error, OSError) as error:
             with suppress(sqlite3.Error):
                 self.close()
-            message = f"The {self._name} {self.path} cannot be {action}: {error}. {_advice(error, self._setting)}"
-            raise self._error(message, _reason(error)) from error
+            reason = _reason(error)
+            advice = _ADVICE[reason].format(setting=self._store.file_setting)
+            message = f"The {self._store.title} {self.path} cannot be {action}: {error}. {advice}"
+            raise self._store.error(message, reason) from error
 
 
 def _close_all(connections: list[Connection]) -> None:
@@ -259,16 +255,7 @@ def _use_wal(db: Connection, busy_seconds: float) -> None:
             time.sleep(0.02)
 
 
-def _reason(error: BaseException | None) -> str:
+def _reason(error: Exception) -> str:
     text = str(error).lower()
     words = {"malformed": CORRUPT, "not a database": CORRUPT, "locked": LOCKED, "full": FULL, "no space": FULL}
     return next((reason for word, reason in words.items() if word in text), UNUSABLE)
-
-
-def _advice(error: Exception, setting: str) -> str:
-    return {
-        CORRUPT: "Move the file away (a new one is made) or restore a copy.",
-        LOCKED: "Another program holds it; close that.",
-        FULL: "Free some disk space.",
-        UNUSABLE: f"Check that the folder exists and that the service's user may write to it, or set {setting}.",
-    }[_reason(error)]

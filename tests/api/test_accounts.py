@@ -20,7 +20,7 @@ from api.auth.token_verifiers import Token, TokenVerifier
 from api.errors import ApiError
 from api.settings import Settings
 from moodreel.storage import call_log
-from moodreel.storage.call_log import Call, CallLog, CallOutcome
+from moodreel.storage.call_log import Call, CallLog
 from moodreel.storage.timestamps import format_timestamp
 from tests.support import accounts
 from tests.support.accounts import ISSUER, PROVIDER, UNKNOWN_KEY, openid_token, own_token
@@ -473,10 +473,11 @@ def test_other_credentials_are_not_refreshed(
 
 def log_call(log: CallLog, caller: str | None, at: str, seconds: float | None = None, status: int | None = 200) -> None:
     """Log a call as of that time, in UTC."""
-    call = Call.begin(request_id="r", method="POST", endpoint="/predict", caller=caller)
+    call = Call.begin(request_id="r", method="POST", endpoint="/predict")
+    call.identify(caller)
     call.row["timestamp"] = format_timestamp(datetime.fromisoformat(at + "Z"))
     if status is not None:
-        call.finish(CallOutcome(status, 1.0, video_seconds=seconds))
+        call.finish(status, video_seconds=seconds)
     log.write(call)
 
 

@@ -13,8 +13,8 @@ import pytest
 
 from api import call_log_writer
 from api.call_log_writer import CallLogWriter
-from moodreel.storage.call_log import Call, CallLog, CallOutcome
-from moodreel.storage.database_url import is_url
+from moodreel.storage.call_log import Call, CallLog
+from moodreel.storage.database import is_url
 from tests.support.server import Server
 
 BODY = {"encoding": "base64", "content": "Y2xpcA=="}
@@ -70,13 +70,14 @@ def full(path: Path | str) -> Iterator[None]:
 
 
 def begin(writer: CallLogWriter, name: str, caller: str | None = None) -> Call:
-    call = Call.begin(request_id=name, method="GET", endpoint="/", caller=caller)
+    call = Call.begin(request_id=name, method="GET", endpoint="/")
+    call.identify(caller)
     writer.write(call)
     return call
 
 
 def finish(writer: CallLogWriter, call: Call) -> None:
-    call.finish(CallOutcome(200, 1.0))
+    call.finish(200)
     writer.write(call)
 
 
@@ -143,7 +144,7 @@ def test_calls_that_wait_count_for_the_rate_limit(log: CallLog, writer: CallLogW
         for caller in ("a", "b", "a"):
             begin(writer, "call", caller)
         rejected = begin(writer, "call", "a")
-        rejected.finish(CallOutcome(429, 1.0, error="rate_limited"))
+        rejected.finish(429, error="rate_limited")
         assert len(writer.waiting_calls("a", now - minute, now + minute)) == 2
         assert writer.waiting_calls("a", now + minute, now + 2 * minute) == []
         assert writer.waiting_calls("a", now - minute, now) == [], "calls from before the clock was set back"

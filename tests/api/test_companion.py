@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import requests
 
+from api.companion import language_model
 from api.companion.companion import MAX_ANSWER_CHARACTERS, first_question
 from api.companion.crisis import CrisisWords
-from api.companion.language_model import MAX_TOKENS, LanguageModel, Timeouts
+from api.companion.language_model import MAX_TOKENS, LanguageModel
 from api.errors import ApiError
 from api.schemas.companion import MAX_CHARACTERS
 from tests.support.chat_stand_in import PIECES, StandIn, chat_stand_in
@@ -72,8 +73,8 @@ def last_row(server: Server) -> dict[str, Any]:
     return rows[0]
 
 
-def model_events(stand_in: StandIn, command: str, timeouts: Timeouts) -> list[str]:
-    model = LanguageModel(stand_in.url, "tiny", timeouts=timeouts)
+def model_events(stand_in: StandIn, command: str) -> list[str]:
+    model = LanguageModel(stand_in.url, "tiny")
     return list(model.stream([{"role": "user", "content": command}], lambda: False))
 
 
@@ -148,7 +149,7 @@ def test_a_failure_before_the_first_piece_has_a_status(
     server: Server, stand_in: StandIn, command: str, code: str, status: int
 ) -> None:
     with pytest.raises(ApiError) as raised:
-        model_events(stand_in, command, Timeouts())
+        model_events(stand_in, command)
     assert raised.value.code == code
     if len(command) > MAX_CHARACTERS:
         return
@@ -165,7 +166,7 @@ def test_a_failure_after_the_first_piece_is_an_event(server: Server) -> None:
     assert (last_row(server)["status_code"], last_row(server)["error"]) == (200, "companion_bad_answer")
 
 
-def test_a_server_that_is_down_or_slow_is_told_apart(stand_in: StandIn) -> None:
+def test_a_server_that_is_down_or_slow_is_told_apart(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     def code(model: LanguageModel, command: str) -> str:
         with pytest.raises(ApiError) as raised:
             list(model.stream([{"role": "user", "content": command}], lambda: False))
@@ -173,10 +174,12 @@ def test_a_server_that_is_down_or_slow_is_told_apart(stand_in: StandIn) -> None:
 
     down = LanguageModel(f"http://127.0.0.1:{free_port()}/v1", "tiny")
     assert code(down, "") == "companion_unavailable"
-    assert code(LanguageModel(stand_in.url, "tiny", timeouts=Timeouts(first=0.2)), "think") == "companion_timeout"
+    monkeypatch.setattr(language_model, "FIRST_SECONDS", 0.2)
+    assert code(LanguageModel(stand_in.url, "tiny"), "think") == "companion_timeout"
     assert stand_in.lost.wait(10)
     stand_in.lost.clear()
-    assert code(LanguageModel(stand_in.url, "tiny", timeouts=Timeouts(total=0.3)), "drip") == "companion_timeout"
+    monkeypatch.setattr(language_model, "TOTAL_SECONDS", 0.3)
+    assert code(LanguageModel(stand_in.url, "tiny"), "drip") == "companion_timeout"
     assert stand_in.lost.wait(10)
 
 
@@ -225,7 +228,7 @@ def test_a_body_is_small_and_a_caller_known(server: Server) -> None:
 
 
 def test_one_variable_without_the_other_is_refused(tmp_path: Path) -> None:
-    assert_start_fails(tmp_path, "LLM_BASE_URL and LLM_MODEL go together", LLM_MODEL="tiny")
+    assert_start_fails(tmp_path, "LLM_BASE_URL is empty: set all of LLM_BASE_URL, LLM_MODEL, or none", LLM_MODEL="tiny")
 
 
 def test_only_the_first_question_passes() -> None:

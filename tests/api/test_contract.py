@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 
 from api.base64_input import decode_base64
-from api.error_examples import ERROR_EXAMPLES
+from api.error_details import ERROR_DETAILS
 from api.errors import STATUS
 from api.schemas import videos
 from api.settings import Settings
@@ -214,6 +214,12 @@ def test_a_slash_at_the_end_of_a_path_makes_no_difference(server: Server, method
     assert with_slash.status_code == server.call(method, path, **body).status_code == 200
     [row] = server.log_rows(request_id=with_slash.headers["x-request-id"])
     assert row["endpoint"] in (path, "/api/predict/"), "the log has one name for both"
+
+
+def test_a_path_cannot_forge_lines_of_the_log(server: Server) -> None:
+    response = server.call("GET", "/%1b%5b31m%0aforged")
+    [row] = server.log_rows(request_id=response.headers["x-request-id"])
+    assert (response.status_code, row["endpoint"]) == (404, r"/\x1b[31m\nforged")
 
 
 def test_a_double_slash_is_redirected_without_a_scheme(server: Server) -> None:
@@ -469,7 +475,7 @@ def test_what_is_no_http_is_a_problem_too(server: Server, request_head: bytes, s
         answer.begin()
         body = json.loads(answer.read())
     assert (answer.status, body["status"], body["code"]) == (status, status, code)
-    assert body["detail"] == ERROR_EXAMPLES[code] or code == "bad_header"
+    assert body["detail"] == ERROR_DETAILS[code] or code == "bad_header"
     assert body["request_id"] == answer.headers["x-request-id"]
     assert answer.headers["Content-Type"] == PROBLEM
     assert answer.headers["Connection"] == "close"

@@ -17,7 +17,7 @@ import pytest
 import requests
 from PIL import Image
 
-from api.error_examples import ERROR_EXAMPLES
+from api.error_details import ERROR_DETAILS
 from moodreel.storage.history import History, HistoryEntry
 from tests.support import accounts, synthetic_frames, synthetic_video
 from tests.support.server import DATE, HEADERS, REAL_APP, Server, assert_start_fails, video_body, wait_until
@@ -328,7 +328,7 @@ def test_media_support_range_and_conditional_requests(server: Server, user: str)
     beyond = server.call("GET", url, headers={**as_user(user), "Range": "bytes=100-"})
     assert beyond.status_code == 416
     problem = beyond.json()
-    assert problem["detail"] == ERROR_EXAMPLES[problem["code"]]
+    assert problem["detail"] == ERROR_DETAILS[problem["code"]]
     responses = server.call("GET", "/openapi.json").json()["paths"]["/api/history/{entry_id}/media/{name}"]["get"][
         "responses"
     ]

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -42,9 +43,10 @@ class Provider:
         self.response: bytes | Exception = OLD
         self.requests = 0
         self.now = 1000.0
-        self.keys = UrlKeys("https://provider.example/jwks", fetch=self._fetch, clock=lambda: self.now)
+        self.keys = UrlKeys("https://provider.example/jwks")
+        self.keys._fetch = self._fetch  # type: ignore[method-assign]
 
-    def _fetch(self, _url: str) -> bytes:
+    def _fetch(self) -> bytes:
         self.requests += 1
         if isinstance(self.response, Exception):
             raise self.response
@@ -55,8 +57,10 @@ class Provider:
 
 
 @pytest.fixture
-def provider() -> Provider:
-    return Provider()
+def provider(monkeypatch: pytest.MonkeyPatch) -> Provider:
+    provider = Provider()
+    monkeypatch.setattr(jwks_module, "time", SimpleNamespace(monotonic=lambda: provider.now))
+    return provider
 
 
 def test_keys_are_not_fetched_before_the_first_token_is_verified(provider: Provider) -> None:
@@ -124,10 +128,9 @@ def test_cached_keys_are_used_for_a_day_while_the_provider_returns_no_usable_key
     assert provider.has_key("old") and provider.has_key("new")
 
 
-def test_concurrent_threads_share_one_fetch() -> None:
-    provider, release = Provider(), threading.Event()
-    fetch = provider.keys._fetch
-    provider.keys._fetch = lambda url: (release.wait(10), fetch(url))[1]
+def test_concurrent_threads_share_one_fetch(provider: Provider) -> None:
+    fetch, release = provider.keys._fetch, threading.Event()
+    provider.keys._fetch = lambda: (release.wait(10), fetch())[1]
     with ThreadPoolExecutor(16) as threads:
         futures = [threads.submit(provider.has_key, "old") for _ in range(64)]
         release.set()
@@ -139,7 +142,7 @@ def test_a_cached_key_is_returned_without_waiting_for_the_provider(provider: Pro
     assert provider.has_key("old")
     requested, release = threading.Event(), threading.Event()
     fetch = provider.keys._fetch
-    provider.keys._fetch = lambda url: (requested.set(), release.wait(10), fetch(url))[2]
+    provider.keys._fetch = lambda: (requested.set(), release.wait(10), fetch())[2]
     provider.now += FRESH_SECONDS + 1
     with ThreadPoolExecutor(2) as threads:
         fetching = threads.submit(provider.has_key, "old")

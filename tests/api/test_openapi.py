@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from api.error_examples import ERROR_EXAMPLES
+from api.error_details import ERROR_DETAILS
 from api.errors import STATUS
 from tests.support import accounts
 from tests.support.server import DATE, FAKE_APP, KEY, REAL_APP, ROOT, Server, video_body
@@ -128,14 +128,14 @@ def test_headers_that_a_client_acts_on_are_documented(
 
 
 def test_every_error_has_an_example(document: dict[str, Any]) -> None:
-    assert ERROR_EXAMPLES.keys() == STATUS.keys()
+    assert ERROR_DETAILS.keys() == STATUS.keys()
     for operation in operations(document):
         for status, response in operation["responses"].items():
             for code, example in (
                 response.get("content", {}).get("application/problem+json", {}).get("examples", {}).items()
             ):
                 assert (example["value"]["status"], STATUS[code]) == (int(status), int(status))
-                assert example["value"]["detail"] == ERROR_EXAMPLES[code]
+                assert example["value"]["detail"] == ERROR_DETAILS[code]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_the_service_says_what_the_example_says(
     server: Server, code: str, method: str, path: str, options: dict[str, Any]
 ) -> None:
     problem = server.call(method, path, **options).json()
-    assert (problem["code"], problem["detail"]) == (code, ERROR_EXAMPLES[code])
+    assert (problem["code"], problem["detail"]) == (code, ERROR_DETAILS[code])
 
 
 @pytest.mark.timeout(3600)
@@ -206,7 +206,7 @@ def test_a_generated_python_client_posts_a_clip(
     as_json = models.PredictionOptions(encoding=models.PredictionOptionsEncoding.BASE64, content="YSBjbGlw")
     assert predict.sync(client=caller, body=as_json, date=now) == answer
     problem = predict.sync(client=caller, body=as_json)
-    assert (problem.code, problem.detail) == ("bad_date", ERROR_EXAMPLES["bad_date"])
+    assert (problem.code, problem.detail) == ("bad_date", ERROR_DETAILS["bad_date"])
 
 
 def test_types_are_generated_for_typescript(document_file: Path, typescript: TypeScript) -> None:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from api import webhooks
 from api.errors import ApiError
 from api.settings import Settings, SettingsError
 from api.webhooks import WebhookSender
+from moodreel.storage import job_store
 from moodreel.storage.job_store import JobStore, Webhook
 from tests.storage.conftest import Clock
 from tests.support.server import HEADERS, Server, video_body, wait_until
@@ -64,8 +66,15 @@ def receiver() -> Iterator[Receiver]:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> JobStore:
-    return JobStore(tmp_path / "jobs.db", keep_seconds=10_000, max_jobs=10, max_bytes=1000, clock=Clock())
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(job_store, "time", SimpleNamespace(time=clock))
+    return clock
+
+
+@pytest.fixture
+def store(tmp_path: Path, clock: Clock) -> JobStore:
+    return JobStore(tmp_path / "jobs.db", keep_seconds=10_000, max_jobs=10, max_bytes=1000)
 
 
 def end_job(store: JobStore, url: str) -> str:
@@ -113,14 +122,14 @@ def test_a_webhook_is_called_when_its_job_has_ended(receiver: Receiver, tmp_path
 
 @pytest.mark.parametrize(("status", "calls"), [(204, 1), (410, 1), (302, 2), (500, 2), (404, 2)])
 def test_a_webhook_that_does_not_accept_is_called_again_and_no_redirect_is_followed(
-    receiver: Receiver, store: JobStore, status: int, calls: int
+    receiver: Receiver, store: JobStore, clock: Clock, status: int, calls: int
 ) -> None:
-    sender, clock = WebhookSender(("localhost",), SECRET), store._clock
+    sender = WebhookSender(("localhost",), SECRET)
     receiver.status = status
     end_job(store, receiver.url)
     for _ in range(2):
         sender.call_next(store)
-        clock.now += 6  # type: ignore[attr-defined]
+        clock.now += 6
     assert [path for path, _, _ in receiver.received] == ["/hook?a=b"] * calls
     assert len({headers["webhook-id"] for _, headers, _ in receiver.received}) == 1
 

@@ -13,7 +13,7 @@ from wsproto.events import AcceptConnection, CloseConnection, Request, TextMessa
 
 from api.websocket import connection as connection_module
 from api.websocket.channel import WebSocketChannel
-from api.websocket.connection import CloseStatus, WebSocketConnection
+from api.websocket.connection import WebSocketConnection
 
 Endpoints = tuple[WebSocketConnection, "Client"]
 
@@ -67,7 +67,7 @@ def test_a_close_request_of_another_thread_ends_the_connection(endpoints: Endpoi
     receiver.start()
     assert list(connection.messages()) == []
     receiver.join()
-    assert connection.close_status == CloseStatus(1001, "restart")
+    assert (connection.is_open, connection.end_reason) == (False, "restart")
     [close_frame] = received
     assert isinstance(close_frame, CloseConnection)
     assert (close_frame.code, close_frame.reason) == (1001, "Connect again.")
@@ -85,7 +85,7 @@ def test_a_client_is_not_silent_while_its_message_is_answered(
     now[0] += 100
     client.send("next")
     assert next(messages) == "next"
-    assert connection.close_status is None
+    assert connection.is_open
 
 
 def test_a_long_close_reason_is_cut_at_a_character_boundary(
@@ -102,9 +102,9 @@ def test_a_send_that_times_out_ends_the_connection(endpoints: Endpoints, monkeyp
     connection, _ = endpoints
     for _ in range(1000):
         connection.send("x" * 10_000)
-        if connection.close_status is not None:
+        if not connection.is_open:
             break
-    assert connection.close_status == CloseStatus(1008, "slow_reader")
+    assert connection.end_reason == "slow_reader"
     assert list(connection.messages()) == []
 
 
@@ -115,4 +115,4 @@ def test_pushes_after_the_end_are_ignored(endpoints: Endpoints) -> None:
     connection.__exit__()
     connection.push("late")
     connection.request_close(1001, "restart", "")
-    assert connection.close_status == CloseStatus(1001, None)
+    assert (connection.is_open, connection.end_reason) == (False, None)

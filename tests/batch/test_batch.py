@@ -52,12 +52,13 @@ def clips(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def run(clips: Path, tmp_path: Path) -> Run:
+def run(clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Run:
     """Return a function that runs a batch of the clips with the light analyzer."""
+    monkeypatch.setattr("moodreel.batch.ray_runner.ClipAnalyzer", LightAnalyzer)
 
     def run(report: Callable[[BatchProgress], None] = lambda _: None, **options: object) -> BatchSummary:
         batch = BatchOptions(str(clips), str(tmp_path / "out"), AnalyzerOptions(STORE), **options)
-        return run_batch(batch, report, kind=LightAnalyzer)
+        return run_batch(batch, report)
 
     return run
 
@@ -66,8 +67,8 @@ def run(clips: Path, tmp_path: Path) -> Run:
 def without_ray(clips: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Analyze in this process, one file after the other. There, no file may kill the worker."""
 
-    def analyze(sources: list[str], options: AnalyzerOptions, output: OutputFolder, _: int, *, kind: type):
-        analyzer = kind(options, output)
+    def analyze(sources: list[str], options: AnalyzerOptions, output: OutputFolder, _: int):
+        analyzer = LightAnalyzer(options, output)
         return stop_if_told(analyzer({"item": [source]}) for source in sources)
 
     monkeypatch.setattr("moodreel.batch.run.ray_session", lambda _: contextlib.nullcontext(1))

@@ -1,6 +1,10 @@
 """Fixtures of the stores that keep values for seconds."""
 
+from types import SimpleNamespace
+
 import pytest
+
+from moodreel.storage import analysis_store, answer_store, job_store, presence
 
 
 class Clock:
@@ -12,5 +16,9 @@ class Clock:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    """The clock of the stores."""
+    clock = Clock()
+    for store in (analysis_store, answer_store, job_store, presence):
+        monkeypatch.setattr(store, "time", SimpleNamespace(time=clock, monotonic=clock))
+    return clock

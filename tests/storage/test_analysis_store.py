@@ -13,7 +13,7 @@ from tests.storage.conftest import Clock
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> AnalysisStore:
-    return AnalysisStore(tmp_path / "data" / "analyses.db", seconds=60, clock=clock)
+    return AnalysisStore(tmp_path / "data" / "analyses.db", seconds=60)
 
 
 def test_a_value_is_kept_for_its_time_only(store: AnalysisStore, clock: Clock) -> None:
@@ -41,9 +41,9 @@ def test_a_newer_value_replaces_an_older_one_and_its_age(store: AnalysisStore, c
 def test_old_values_are_deleted_from_the_file(store: AnalysisStore, clock: Clock, tmp_path: Path) -> None:
     store.put("a", "a word that is easy to find")
     clock.now += 61
-    store.prune()
+    store.put("b", "another")
     with store._database.read() as db:
-        assert db.execute("select count(*) from analyses").fetchone() == (0,)
+        assert db.execute("select count(*) from analyses").fetchone() == (1,)
 
 
 def test_the_oldest_of_too_many_are_deleted(
@@ -77,6 +77,12 @@ def test_processes_share_the_file(tmp_path: Path) -> None:
         writer.join(60)
     store = AnalysisStore(path, seconds=60)
     assert [store.get(name) for name in "ab"] == ["a", "b"]
+
+
+def test_a_prefix_keeps_analyses_apart(store: AnalysisStore, tmp_path: Path) -> None:
+    other = AnalysisStore(tmp_path / "data" / "analyses.db", seconds=60, prefix="other settings ")
+    store.put("a", "one")
+    assert (store.get("a"), other.get("a")) == ("one", None)
 
 
 def test_a_file_that_cannot_be_used_is_told_to_the_operator(tmp_path: Path) -> None:

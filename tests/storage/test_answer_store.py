@@ -18,7 +18,7 @@ LINUX = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="only Li
 
 @pytest.fixture
 def store(tmp_path: Path, clock: Clock) -> AnswerStore:
-    return AnswerStore(tmp_path / "answers.db", seconds=60, call_seconds=100, clock=clock)
+    return AnswerStore(tmp_path / "answers.db", seconds=60, call_seconds=100)
 
 
 def rows(store: AnswerStore) -> int:

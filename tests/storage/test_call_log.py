@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from moodreel.storage import call_log
-from moodreel.storage.call_log import Call, CallFilters, CallLog, CallLogError, CallOutcome
+from moodreel.storage.call_log import Call, CallFilters, CallLog, CallLogError
+from moodreel.storage.call_log_export import write_csv
 from moodreel.storage.database import encode_cursor
 from moodreel.storage.timestamps import format_timestamp, parse_end, parse_start
 
@@ -33,13 +34,15 @@ def sqlite_log(tmp_path: Path) -> CallLog:
 
 def write(log: CallLog, name: str, at: datetime | None = None, status: int | None = 200, **more: object) -> int:
     """Log a call with this request_id and time; without a status it stays unfinished."""
-    opening = {key: more.pop(key) for key in ("client_id", "caller", "endpoint") if key in more}
+    caller = more.pop("caller", None)
+    opening = {key: more.pop(key) for key in ("client_id", "endpoint", "job") if key in more}
     call = Call.begin(**{"request_id": name, "method": "POST", "endpoint": "/predict", **opening})  # type: ignore[arg-type]
+    call.identify(caller)  # type: ignore[arg-type]
     if at is not None:
         call.row["timestamp"] = format_timestamp(at)
     log.write(call)
     if status is not None:
-        call.finish(CallOutcome(status, 1.5, **more))  # type: ignore[arg-type]
+        call.finish(status, **more)  # type: ignore[arg-type]
         log.write(call)
     assert call.id is not None
     return call.id
@@ -206,7 +209,7 @@ def test_recent_calls_of_one_caller_are_counted(log: CallLog) -> None:
     write(log, "before the clock was set back", now + timedelta(hours=2), caller="a")
     for status in (503, 200):
         write(log, "run of a job", caller="a", status=status, job="id")
-    log.write(Call.begin(request_id="run of a job", method="POST", endpoint="/predict", caller="a", job="id"))
+    write(log, "run of a job", status=None, caller="a", job="id")
     since, until = now - timedelta(minutes=1), now + timedelta(minutes=1)
     [row] = log.select(CallFilters(request_id="first")).rows
     first_time = datetime.fromisoformat(row["timestamp"])
@@ -298,7 +301,7 @@ def test_migrations_are_applied_once_and_recorded(sqlite_log: CallLog) -> None:
     with sqlite3.connect(sqlite_log.location) as db:
         applied = [row[0] for row in db.execute("select name from _sqlite_migrations order by rowid")]
         assert db.execute("pragma journal_mode").fetchone() == ("wal",)
-    assert applied == [migration.__name__ for migration in call_log.SCHEMA.migrations]
+    assert applied == [migration.__name__ for migration in call_log.DEFINITION.migrations]
 
 
 def test_a_log_without_the_modalities_column_is_migrated(tmp_path: Path) -> None:
@@ -339,8 +342,8 @@ def test_a_call_is_written_once_whatever_happened_before(sqlite_log: CallLog) ->
         db.execute("drop trigger full")
     # The id that the first attempt gave to `call` now belongs to another call.
     write(sqlite_log, "third", status=None)
-    for outcome in (CallOutcome(200, 1.0), CallOutcome(200, 1.0)):
-        call.finish(outcome)
+    for _ in range(2):
+        call.finish(200)
         sqlite_log.write(call, other)
     assert sorted(names(sqlite_log)) == ["call", "other", "third"]
     assert names(sqlite_log, status_code=200) == ["call"]
@@ -375,7 +378,7 @@ def test_a_log_that_serves_replaces_a_damaged_file(tmp_path: Path, damage: str) 
     else:
         Path(log.location).unlink()
     for one, unfinished in ((log, call), (other, twin)):
-        unfinished.finish(CallOutcome(200, 1.0))
+        unfinished.finish(200)
         while True:
             with suppress(CallLogError):
                 one.write(unfinished)
@@ -402,6 +405,6 @@ def test_a_log_that_serves_starts_with_a_new_file_if_the_old_one_is_corrupt(tmp_
 def test_csv_escapes_spreadsheet_formulas(log: CallLog, name: str) -> None:
     write(log, "call", client_id=name)
     file = io.StringIO(newline="")
-    call_log.write_csv(log.iterate(), file)
+    write_csv(log.iterate(), file)
     [row] = csv.DictReader(io.StringIO(file.getvalue(), newline=""))
     assert row["client_id"] == "'" + name

@@ -24,7 +24,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_stat
 from moodreel.emotions import FIVE, to_five
 from moodreel.storage import history as module
 from moodreel.storage import media_deletion
-from moodreel.storage.database_url import is_url
+from moodreel.storage.database import is_url
 from moodreel.storage.history import KINDS, History, HistoryEntry, HistoryError, HistoryFilters
 from moodreel.storage.objects import ObjectStorage, ObjectStorageError, StoredFile
 from moodreel.storage.timestamps import format_timestamp

@@ -26,7 +26,7 @@ SENT = b"a video \0 of somebody"
 
 @pytest.fixture
 def store(location: Path | str, clock: Clock) -> Iterator[JobStore]:
-    store = JobStore(location, keep_seconds=100, max_jobs=3, max_bytes=1000, clock=clock)
+    store = JobStore(location, keep_seconds=100, max_jobs=3, max_bytes=1000)
     yield store
     store.close()
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import fsspec
 import pytest
 
+from moodreel.storage import objects
 from moodreel.storage.objects import ObjectStorage, ObjectStorageError, new_key
 
 DATA = bytes(range(256)) * 40
@@ -103,8 +104,9 @@ def test_a_missing_disk_is_an_error_and_not_a_deletion(tmp_path: Path) -> None:
     assert storage.get(key) == DATA
 
 
-def test_a_hanging_storage_does_not_block_the_caller() -> None:
-    storage, release = ObjectStorage("memory://slow", timeout_seconds=0.05), threading.Event()
+def test_a_hanging_storage_does_not_block_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(objects, "TIMEOUT_SECONDS", 0.05)
+    storage, release = ObjectStorage("memory://slow"), threading.Event()
 
     class Slow:
         def get(self, _key: str) -> bytes:

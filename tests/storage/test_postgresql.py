@@ -16,7 +16,7 @@ import pytest
 
 from moodreel.cli.logs import main
 from moodreel.storage import call_log, history
-from moodreel.storage.call_log import Call, CallFilters, CallLog, CallLogError, CallOutcome
+from moodreel.storage.call_log import Call, CallFilters, CallLog, CallLogError
 from moodreel.storage.database import CROWDED, DOWN, FULL, LOCKED, READ_ONLY, SLOW, UNUSABLE
 from moodreel.storage.history import History, HistoryEntry, HistoryError
 from tests.support.postgresql_server import PASSWORD, PostgresqlServer
@@ -85,7 +85,7 @@ def test_a_restart_between_two_calls_is_not_noticed(postgresql: PostgresqlServer
     log.write(call := begin())
     postgresql.stop()
     postgresql.start()
-    call.finish(CallOutcome(200, 1.0))
+    call.finish(200)
     log.write(call)
     assert [row["status_code"] for row in log.select().rows] == [200]
 
@@ -97,14 +97,14 @@ def test_a_killed_server_loses_no_row_that_is_written_again(postgresql: Postgres
         assert failure(log, call).reason == DOWN
     finally:
         postgresql.start()
-    call.finish(CallOutcome(200, 1.0))
+    call.finish(200)
     write_at_last(log, call)
     assert [row["status_code"] for row in log.select().rows] == [200]
 
 
 def test_a_server_that_hangs_keeps_no_call_waiting(postgresql: PostgresqlServer, log: CallLog) -> None:
     log.write(call := begin())
-    call.finish(CallOutcome(200, 1.0))
+    call.finish(200)
     postgresql.freeze()
     try:
         for _ in range(2):
@@ -120,7 +120,7 @@ def test_a_row_is_written_once_even_if_the_answer_to_its_commit_was_lost(log: Ca
     call = begin()
     log.write(call)
     call.id = None  # as if no answer had come
-    call.finish(CallOutcome(200, 1.0))
+    call.finish(200)
     log.write(call)
     assert [row["status_code"] for row in log.select().rows] == [200]
 
@@ -151,7 +151,7 @@ def test_a_service_starts_without_a_server_that_is_down(postgresql: PostgresqlSe
     postgresql.stop()
     try:
         with pytest.raises(CallLogError, match="Connection refused"):
-            CallLog(url)
+            CallLog(url).select()
         log, history = CallLog(url, serving=True), History(url)
         with pytest.raises(HistoryError):
             history.select("ann")
@@ -206,7 +206,7 @@ def test_migrations_are_applied_once_and_log_and_history_share_a_database(log: C
     assert len(CallLog(url).select().rows) == 1
     assert log.prune_if_due(30) == History(url).prune_if_due(30) == 0
     applied = execute(url, "select store, count(*) from moodreel_migrations group by store order by store")
-    assert applied == [(schema.name, len(schema.migrations)) for schema in (call_log.SCHEMA, history.SCHEMA)]
+    assert applied == [(store.name, len(store.migrations)) for store in (call_log.DEFINITION, history.DEFINITION)]
     assert sorted(execute(url, "select task from upkeep")) == [("prune",), ("prune history",)]
 
 
@@ -241,7 +241,7 @@ def test_follow_yields_a_row_that_appears_after_a_later_one(log: CallLog, url: s
         columns = "timestamp, request_id, method, endpoint, status_code"
         slow.execute(f"insert into calls ({columns}) values ('2025', 'slow', 'GET', '/', 200)")
         fast = begin("fast")
-        fast.finish(CallOutcome(200, 1.0))
+        fast.finish(200)
         log.write(fast)
         time.sleep(0.3)
     reader.join(30)

@@ -2,16 +2,15 @@
 
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
 
-from moodreel.storage import presence_redis
+from moodreel.storage import presence, presence_redis
 from moodreel.storage.presence import (
     HEARTBEAT_SECONDS,
     STALE_SECONDS,
-    ConnectionCounts,
     Presence,
     PresenceError,
     ProcessCount,
@@ -41,11 +40,15 @@ def member(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Member]:
     RedisPresenceStore(server.url)._redis.flushall()
 
 
+def total(counts: Mapping[str, ProcessCount]) -> int:
+    return sum(count.connections for count in counts.values())
+
+
 def test_the_count_covers_all_processes(member: Member) -> None:
     one, other = member(), member()
-    assert one.heartbeat(ProcessCount(3, 3)).connections == 3
-    assert other.heartbeat(ProcessCount(2, 2)).connections == 5
-    assert one.heartbeat(ProcessCount(4, 4)).connections == 6
+    assert total(one.heartbeat(ProcessCount(3, 3))) == 3
+    assert total(other.heartbeat(ProcessCount(2, 2))) == 5
+    assert total(one.heartbeat(ProcessCount(4, 4))) == 6
     assert (one.count_others(), other.count_others()) == (2, 4)
 
 
@@ -61,9 +64,9 @@ def test_a_connect_and_a_simultaneous_disconnect_change_the_counts(member: Membe
 def test_a_process_without_connections_has_no_row(member: Member) -> None:
     one, other = member(), member()
     one.heartbeat(ProcessCount(3, 3))
-    assert one.heartbeat(ProcessCount(0, 6)) == ConnectionCounts()
+    assert one.heartbeat(ProcessCount(0, 6)) == {}
     assert other.count_others() == 0
-    assert one.heartbeat(ProcessCount(1, 7)).connections == 1
+    assert total(one.heartbeat(ProcessCount(1, 7))) == 1
 
 
 def test_a_new_process_reads_recently_written_rows(member: Member) -> None:
@@ -72,30 +75,30 @@ def test_a_new_process_reads_recently_written_rows(member: Member) -> None:
     assert member().count_others() == 15
 
 
-def test_a_stale_row_is_not_counted_and_is_deleted(tmp_path: Path) -> None:
-    clock, path = Clock(), tmp_path / "presence.db"
-    stopped, running = (Presence(SqlitePresenceStore(path, clock, "a boot"), clock) for _ in range(2))
+def test_a_stale_row_is_not_counted_and_is_deleted(tmp_path: Path, clock: Clock) -> None:
+    path = tmp_path / "presence.db"
+    stopped, running = (Presence(SqlitePresenceStore(path)) for _ in range(2))
     stopped.heartbeat(ProcessCount(3, 3))
     running.heartbeat(ProcessCount(1, 1))
     for _ in range(int(STALE_SECONDS / HEARTBEAT_SECONDS)):
         clock.now += HEARTBEAT_SECONDS
-        assert running.heartbeat(ProcessCount(1, 1)).connections == 4
+        assert total(running.heartbeat(ProcessCount(1, 1))) == 4
     clock.now += HEARTBEAT_SECONDS
-    assert running.heartbeat(ProcessCount(1, 1)).connections == 1
-    with SqlitePresenceStore(path, clock, "a boot")._open().read() as db:
+    assert total(running.heartbeat(ProcessCount(1, 1))) == 1
+    with SqlitePresenceStore(path)._database.read() as db:
         assert db["processes"].count == 1
-    assert stopped.heartbeat(ProcessCount(3, 3)).connections == 4
+    assert total(stopped.heartbeat(ProcessCount(3, 3))) == 4
 
 
-def test_a_row_is_written_when_it_changes_and_at_every_heartbeat(tmp_path: Path) -> None:
-    clock, written = Clock(), []
+def test_a_row_is_written_when_it_changes_and_at_every_heartbeat(tmp_path: Path, clock: Clock) -> None:
+    written = []
 
     class Counting(SqlitePresenceStore):
         def write(self, name: str, count: ProcessCount) -> None:
             written.append(clock.now)
             super().write(name, count)
 
-    presence = Presence(Counting(tmp_path / "presence.db", clock), clock)
+    presence = Presence(Counting(tmp_path / "presence.db"))
     for count in (ProcessCount(1, 1), ProcessCount(1, 1), ProcessCount(2, 2)):
         presence.heartbeat(count)
     assert written == [1000, 1000]
@@ -105,14 +108,13 @@ def test_a_row_is_written_when_it_changes_and_at_every_heartbeat(tmp_path: Path)
     assert written == [1000, 1000, 1001, 1002, 1003]
 
 
-def test_rows_of_an_earlier_boot_are_not_counted(tmp_path: Path) -> None:
-    before, after = Clock(), Clock()
-    before.now = 9_999_999
+def test_rows_of_an_earlier_boot_are_not_counted(tmp_path: Path, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "presence.db"
-    Presence(SqlitePresenceStore(path, before, "first boot"), before).heartbeat(ProcessCount(7, 7))
-    assert (
-        Presence(SqlitePresenceStore(path, after, "second boot"), after).heartbeat(ProcessCount(1, 1)).connections == 1
-    )
+    clock.now = 9_999_999
+    Presence(SqlitePresenceStore(path)).heartbeat(ProcessCount(7, 7))
+    clock.now = 1000
+    monkeypatch.setattr(presence, "_read_boot_id", lambda: "second boot")
+    assert total(Presence(SqlitePresenceStore(path)).heartbeat(ProcessCount(1, 1))) == 1
 
 
 def test_a_stale_row_in_redis_is_not_counted_and_is_deleted(
@@ -132,7 +134,7 @@ def test_a_stale_row_in_redis_is_not_counted_and_is_deleted(
 def test_foreign_data_under_the_redis_key_is_ignored(redis: RedisServer) -> None:
     rows = RedisPresenceStore(redis.url)
     rows._redis.hset(presence_redis.KEY, "unknown", "not a row")
-    assert Presence(rows).heartbeat(ProcessCount(2, 2)).connections == 2
+    assert total(Presence(rows).heartbeat(ProcessCount(2, 2))) == 2
 
 
 def test_an_unavailable_redis_is_an_error_and_is_used_again_when_it_is_back(tmp_path: Path) -> None:
@@ -145,7 +147,7 @@ def test_an_unavailable_redis_is_an_error_and_is_used_again_when_it_is_back(tmp_
         redis.start()
         # It stored nothing: the next heartbeat writes the row again.
         time.sleep(HEARTBEAT_SECONDS)
-        assert presence.heartbeat(ProcessCount(1, 1)).connections == 1
+        assert total(presence.heartbeat(ProcessCount(1, 1))) == 1
 
 
 def test_the_error_message_contains_no_password(tmp_path: Path) -> None:
@@ -162,7 +164,7 @@ def test_an_unusable_file_is_an_error_and_is_retried(tmp_path: Path) -> None:
     with pytest.raises(PresenceError, match="PRESENCE_PATH"):
         presence.heartbeat(ProcessCount(1, 1))
     path.parent.unlink()
-    assert presence.heartbeat(ProcessCount(1, 1)).connections == 1
+    assert total(presence.heartbeat(ProcessCount(1, 1))) == 1
 
 
 def _change_counts(path: Path) -> None:

@@ -4,7 +4,7 @@ import { io } from "../vendor/socket.io-client/socket.io.esm.min.js";
 import { Problem, credential, socketCredential } from "./api.js";
 import { CameraError, closeCamera, openCamera, showStream } from "./camera.js";
 import { S, emotionName, fill, percent } from "./strings.js";
-import { bars, emotionClass, note } from "./ui.js";
+import { bars, emotionClass, facts, note } from "./ui.js";
 
 /**
  * @typedef {object} Face
@@ -59,10 +59,6 @@ export class Live {
     this.shell = shell;
   }
 
-  leave() {
-    this.close();
-  }
-
   /** Connect again, with the new key or token. */
   reload() {
     if (!this.stream) return;
@@ -70,7 +66,7 @@ export class Live {
     this.connect();
   }
 
-  close() {
+  leave() {
     clearTimeout(this.timer);
     this.socket?.disconnect();
     closeCamera(this.stream);
@@ -78,7 +74,7 @@ export class Live {
   }
 
   stop() {
-    this.close();
+    this.leave();
     this.shell.update();
   }
 
@@ -104,7 +100,7 @@ export class Live {
 
   /** @param {string} message */
   fail(message) {
-    this.close();
+    this.leave();
     this.problem = { message };
     this.shell.update();
   }
@@ -231,11 +227,14 @@ export class Live {
             ${bars(face.probabilities, S.result.probabilities)}
           </div>`
         : html`<p class="lead">${this.detection ? S.live.nobody : S.live.connecting}</p>`}
-      <dl class="figures">
-        ${figure(S.live.rate, (this.times.length / (RATE_MS / 1000)).toFixed(1))}
-        ${figure(S.live.latency, fill(S.live.ms, { value: Math.round(this.latency) }))}
-        ${figure(S.live.dropped, this.detection?.dropped ?? 0)}
-      </dl>`;
+      ${facts(
+        [
+          [S.live.rate, (this.times.length / (RATE_MS / 1000)).toFixed(1)],
+          [S.live.latency, fill(S.live.ms, { value: Math.round(this.latency) })],
+          [S.live.dropped, this.detection?.dropped ?? 0],
+        ],
+        "figures",
+      )}`;
   }
 }
 
@@ -258,9 +257,6 @@ function box({ id, box: [left, top, side, height], emotion }, width, hiddenLeft,
     <text class="tag" x=${labelX} y=${labelY} font-size=${size}>${label}</text>
   </g>`;
 }
-
-/** @param {string} name @param {unknown} value */
-const figure = (name, value) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`;
 
 /** @param {import("./ui.js").Shell} shell */
 export const open = (shell) => new Live(shell);

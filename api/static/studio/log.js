@@ -2,7 +2,7 @@
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
 import { Problem, asProblem, call, credential } from "./api.js";
 import { S, emotionName, fill, locale, percent } from "./strings.js";
-import { failure, icon } from "./ui.js";
+import { facts, failure, icon } from "./ui.js";
 
 /**
  * @typedef {object} Call
@@ -255,15 +255,15 @@ class Log {
       .map(({ latency_ms }) => Number(latency_ms))
       .sort((one, other) => one - other);
     const failed = calls.filter(({ success }) => success === false).length;
+    /** @type {[string, unknown][]} */
     const figures = [
       [S.log.calls, calls.length + (this.cursor ? "+" : "")],
       [S.log.errors, `${failed} (${percent(failed / calls.length)})`],
-      ...[50, 95, 99].map((rank) => [fill(S.log.percentile, { rank }), milliseconds(percentile(latencies, rank))]),
     ];
-    return html`<dl class="figures">${figures.map(
-        ([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`,
-      )}</dl>
-      ${histogram(calls)} ${this.table()}`;
+    for (const rank of [50, 95, 99]) {
+      figures.push([fill(S.log.percentile, { rank }), milliseconds(percentile(latencies, rank))]);
+    }
+    return html`${facts(figures, "figures")} ${histogram(calls)} ${this.table()}`;
   }
 
   table() {

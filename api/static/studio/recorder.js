@@ -2,7 +2,7 @@
 import { html, nothing, svg } from "../vendor/lit-html/lit-html.js";
 import { CameraError, canRecord, closeCamera, openCamera, record, showStream } from "./camera.js";
 import { S, fill } from "./strings.js";
-import { choice, icon } from "./ui.js";
+import { icon } from "./ui.js";
 
 const LENGTHS = [3, 5, 10];
 const MIN_SECONDS = 3;
@@ -116,11 +116,15 @@ export class Recorder {
   }
 
   lengths() {
-    const options = LENGTHS.map((value) => ({ value, text: fill(S.units.seconds, { value }) }));
-    return choice("length", S.moment.length, options, this.length, (length) => {
-      this.length = length;
-      this.shell.update();
-    });
+    return html`<fieldset class="choice">
+      <legend>${S.moment.length}</legend>
+      ${LENGTHS.map(
+        (value) => html`<label>
+          <input type="radio" name="length" .checked=${value === this.length} @change=${() => (this.length = value)} />
+          <span>${fill(S.units.seconds, { value })}</span>
+        </label>`,
+      )}
+    </fieldset>`;
   }
 
   button() {

@@ -6,7 +6,7 @@ import { Companion } from "./companion.js";
 import { Cover } from "./cover.js";
 import { S, emotionName, fill, percent } from "./strings.js";
 import { nearest } from "./timeline.js";
-import { bar, bars, emotionClass } from "./ui.js";
+import { bar, bars, emotionClass, facts } from "./ui.js";
 import { Voice } from "./voice.js";
 
 /**
@@ -251,18 +251,17 @@ function movements(found) {
 
 /** @param {Answer} answer */
 function details({ model, quality, frames_analysed }) {
-  const facts = S.result.facts;
-  const rows = [
-    [facts.model, `${model.name} ${model.version}`],
-    [facts.frames, frames_analysed],
-    [facts.coverage, percent(quality.face_coverage)],
-    [facts.size, fill(facts.pixels, { value: quality.size })],
-    [facts.light, percent(quality.light)],
-    [facts.sharpness, Math.round(quality.sharpness)],
-    [facts.yaw, fill(facts.degrees, { value: Math.round(quality.yaw) })],
-  ];
+  const texts = S.result.facts;
   return html`<details>
     <summary>${S.result.details}</summary>
-    <dl>${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    ${facts([
+      [texts.model, `${model.name} ${model.version}`],
+      [texts.frames, frames_analysed],
+      [texts.coverage, percent(quality.face_coverage)],
+      [texts.size, fill(texts.pixels, { value: quality.size })],
+      [texts.light, percent(quality.light)],
+      [texts.sharpness, Math.round(quality.sharpness)],
+      [texts.yaw, fill(texts.degrees, { value: Math.round(quality.yaw) })],
+    ])}
   </details>`;
 }

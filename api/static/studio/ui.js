@@ -101,25 +101,9 @@ export function retryButton(shell, { wait }, retry) {
   </button>`;
 }
 
-/**
- * One choice of several.
- * @template T
- * @param {string} name
- * @param {string} title
- * @param {{value: T, text: string}[]} options
- * @param {T} chosen
- * @param {(value: T) => void} choose
- */
-export function choice(name, title, options, chosen, choose) {
-  return html`<fieldset class="choice">
-    <legend>${title}</legend>
-    ${options.map(
-      ({ value, text }) => html`<label>
-        <input type="radio" name=${name} .checked=${value === chosen} @change=${() => choose(value)} />
-        <span>${text}</span>
-      </label>`,
-    )}
-  </fieldset>`;
+/** A list of facts, each with its name. @param {[string, unknown][]} rows @param {string} [style] A class. */
+export function facts(rows, style = "") {
+  return html`<dl class=${style}>${rows.map(([name, value]) => html`<div><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>`;
 }
 
 const ICONS = {

@@ -1,6 +1,6 @@
-"""Examples of error details, by code, for the OpenAPI document. Each is a sentence that the service sends."""
+"""A detail for each code of an error. The OpenAPI document shows it; the service sends it, or one that fits better."""
 
-ERROR_EXAMPLES = {
+ERROR_DETAILS = {
     "bad_request": "This is not an HTTP/1.0 or 1.1 request. Correct the method, address and version in its first line.",
     "bad_json": 'The body is empty. Send a JSON object, such as {"encoding": "base64", "content": "…"}.',
     "bad_date": "Send the date header, or x-date from a browser, in ISO 8601 with a zone, such as "
