@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
+from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, request
 
@@ -33,7 +34,10 @@ def init_app(app: Flask) -> None:
 
 def endpoint() -> str:
     """Return the route of the request, or its path if it has none. Never the query, which may hold anything."""
-    return request.url_rule.rule if request.url_rule else request.path[:200]
+    if request.url_rule:
+        return request.url_rule.rule
+    # Anybody can send such a path: its line breaks and control codes must not reach an operator's terminal.
+    return "".join(character if character.isprintable() else quote(character) for character in request.path)[:200]
 
 
 @contextmanager
