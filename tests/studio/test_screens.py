@@ -101,6 +101,30 @@ def test_a_text_that_was_too_many_can_be_sent_again_and_is_kept_for_the_next_vis
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_who_types_slowly_sends_no_more_than_a_text_a_second(new_page):
+    texts = []
+
+    def answer(socket):
+        def receive(message):
+            texts.append(message)
+            socket.send(json.dumps({"type": "connection_update", "active_connections": 1}))
+
+        socket.on_message(receive)
+
+    page = new_page()
+    page.clock.install()
+    page.route_web_socket(re.compile("/api/ws"), answer)
+    page.goto("/#words")
+    expect(page.get_by_text("You are the only one connected.")).to_be_visible()
+    texts.clear()
+    for number in range(20):
+        page.get_by_label("Your text").press(str(number % 10))
+        page.clock.run_for(700)
+    page.clock.run_for(1000)
+    assert 10 <= len(texts) <= 15, "the service takes 60 in a minute"
+    assert json.loads(texts[-1])["text"] == "01234567890123456789"
+
+
 def test_a_wrong_key_of_a_socket_is_asked_for_again(new_page):
     page = new_page(key="wrong")
     page.goto("/#words")
@@ -266,6 +290,9 @@ def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server
     assert_fits(page)
     page.get_by_role("button", name="Next month").click()
     expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text(page.get_by_role("heading", level=1).inner_text())
+    page.get_by_role("link", name="Words").click()
+    expect(page.get_by_role("status")).to_be_empty()
 
 
 def test_a_day_shows_a_loop_of_its_emotion_rather_than_a_newer_picture(new_page, server: Server):

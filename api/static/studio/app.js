@@ -87,6 +87,7 @@ async function navigate() {
   screen?.leave();
   screen = null;
   current = next;
+  announcement = "";
   update();
   try {
     const { open } = await SCREENS[next]();
