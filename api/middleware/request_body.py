@@ -69,9 +69,7 @@ class LimitedStream:
         bytes_read: Bytes read so far.
     """
 
-    def __init__(
-        self, body: _Body, sock: socket.socket | None, max_bytes: int | None, length: int | None
-    ) -> None:
+    def __init__(self, body: _Body, sock: socket.socket | None, max_bytes: int | None, length: int | None) -> None:
         self._body = body
         self._socket = sock
         self._max_bytes = max_bytes
