@@ -444,12 +444,13 @@ def test_the_log_goes_back_beyond_the_files_of_pages(new_page):
 
 
 def test_the_log_keeps_its_filters_while_another_screen_is_open(new_page):
-    page, queries = new_page(viewport={"width": 390, "height": 844}), []
+    page, queries = new_page(viewport={"width": 390, "height": 844}, timezone_id="Asia/Kolkata"), []
     answer = {"logs": [CALL], "next_cursor": None}
     page.route("**/logs?*", lambda route: queries.append(route.request.url) or route.fulfill(json=answer))
     page.goto("/#log")
     page.locator("summary").click()
     page.get_by_label("From").fill("2026-11-30T10:00")
+    page.get_by_label("To", exact=True).fill("2026-11-30T10:05")
     page.get_by_label("Client").fill("app")
     page.get_by_label("Outcome").select_option("Failed")
     page.get_by_label("Files of pages too").check()
@@ -465,6 +466,8 @@ def test_the_log_keeps_its_filters_while_another_screen_is_open(new_page):
     wait_until(lambda: page.wait_for_timeout(10) or len(queries) == 3)
     assert queries[1] == queries[2]
     assert "client_id=app" in queries[2]
+    assert "start_date=2026-11-30T04%3A30%3A00.000Z" in queries[2]
+    assert "end_date=2026-11-30T04%3A35%3A59.000Z" in queries[2], "the service includes the second, the page the minute"
 
 
 def test_a_log_that_could_not_be_saved_is_saved_when_tried_again(new_page):
