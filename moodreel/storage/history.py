@@ -23,7 +23,6 @@ from zoneinfo import ZoneInfo
 from moodreel.emotions import fold_to_five, to_five
 from moodreel.storage.connect import open_database
 from moodreel.storage.database import (
-    BUSY_TIMEOUT_SECONDS,
     PRUNE_BATCH,
     PRUNE_INTERVAL,
     QUERY_SECONDS,
@@ -45,8 +44,8 @@ KINDS = ("video", "picture", "text", "audio")
 
 DUPLICATE_WINDOW = timedelta(days=1)
 """The same file sent again within this time of its entry updates that entry."""
-SERVER_SECONDS = 3.0
-"""How long a statement waits for a server."""
+WAIT_SECONDS = 3.0
+"""How long a statement waits for a server, or for other writers of the file: its call waits as long."""
 MEDIA_DELETION_SECONDS = 5.0
 """Duration of one run of media deletion; the next run continues."""
 
@@ -157,7 +156,6 @@ class History:
         """Open the history. Raises HistoryError; a server that does not answer now may answer later."""
         self.location = location
         self.storage = storage
-        in_file = not is_url(location)
         self._database = open_database(
             location,
             SCHEMA,
@@ -165,8 +163,8 @@ class History:
             settings=("HISTORY_PATH", "HISTORY_DATABASE_URL"),
             error=HistoryError,
             secure_delete=True,
-            busy_seconds=BUSY_TIMEOUT_SECONDS if in_file else SERVER_SECONDS,
-            self_healing=not in_file,
+            busy_seconds=WAIT_SECONDS,
+            self_healing=is_url(location),
         )
         self._deletions = MediaDeletionQueue(self._database, storage)
 
