@@ -570,6 +570,27 @@ def test_a_page_whose_files_do_not_come_can_be_loaded_again(new_page):
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_a_screen_whose_files_do_not_come_is_loaded_without_losing_the_others(new_page):
+    page = new_page()
+    page.goto("/#log")
+    page.get_by_label("Client").fill("app")
+    page.get_by_role("button", name="Show").click()
+    files = re.compile("words.js|health")
+    page.route(files, lambda route: route.abort())
+    page.get_by_role("link", name="Words").click()
+    retry = page.get_by_role("alert").get_by_role("button", name="Try again")
+    for _ in range(2):
+        with page.expect_event("requestfailed", lambda request: files.search(request.url)):
+            retry.click()
+        retry.wait_for()
+    page.unroute(files)
+    retry.click()
+    page.get_by_label("Your text").wait_for()
+    page.errors.clear()
+    page.get_by_role("link", name="Log").click()
+    expect(page.get_by_label("Client")).to_have_value("app")
+
+
 def test_each_screen_opens_by_keyboard_and_has_a_title(new_page):
     page = new_page()
     page.goto("/")
