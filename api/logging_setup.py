@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 
 from flask import g, has_app_context
 
@@ -16,7 +17,11 @@ def configure(settings: Settings) -> None:
     """Write the messages of this process to standard output, each with the ids of its request and its trace."""
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_add_ids)
-    handler.setFormatter(_text_formatter() if settings.log_format == TEXT else _json_formatter())
+    formatter = _text_formatter() if settings.log_format == TEXT else _json_formatter()
+    # As in the call log: UTC, whatever the zone of the machine.
+    formatter.converter = time.gmtime
+    formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+    handler.setFormatter(formatter)
     logging.basicConfig(level="DEBUG" if settings.debug else settings.log_level, handlers=[handler])
 
 
