@@ -118,7 +118,7 @@ def test_a_call_that_is_not_answered_yet_is_refused(server: Server) -> None:
     with ThreadPoolExecutor(2) as pool:
         answers = sorted(pool.map(ask, range(2)), key=lambda answer: answer.status_code)
     assert [answer.status_code for answer in answers] == [200, 409]
-    assert answers[1].json()["code"] == "request_in_progress"
+    assert (answers[1].json()["code"], answers[1].headers["Retry-After"]) == ("request_in_progress", "2")
     assert ask(0).headers["Idempotency-Replayed"] == "true"
 
 
