@@ -99,8 +99,9 @@ setting() {
   local value
   value=${!1-}
   if [ -z "$value" ] && [ -f .env ]; then
-    value=$(sed -nE "s/[[:space:]]+#.*//; s/^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=[[:space:]]*//p" .env |
-      tail -n 1 | tr -d '\r' | sed -E "s/[[:space:]]+$//; s/^\"(.*)\"$/\1/; s/^'(.*)'$/\1/")
+    value=$(sed -nE "s/^[[:space:]]*(export[[:space:]]+)?$1[[:space:]]*=//p" .env | tail -n 1 | tr -d '\r' |
+      sed -E -e "s/^[[:space:]]*\"([^\"]*)\".*/\1/" -e t -e "s/^[[:space:]]*'([^']*)'.*/\1/" -e t \
+        -e "s/[[:space:]]+(#.*)?$//" -e "s/^[[:space:]]+//")
   fi
   printf '%s' "${value:-${2-}}"
 }

@@ -76,6 +76,7 @@ STATUS = {
 """The status of each code. Clients switch on codes: they are added, never changed."""
 
 RETRY_AFTER_SECONDS = {
+    "request_in_progress": 2,
     "rate_limited": 60,
     "overloaded": 5,
     "not_ready": 5,

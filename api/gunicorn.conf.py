@@ -147,14 +147,14 @@ def post_worker_init(worker: "ThreadWorker") -> None:
 
 
 def worker_exit(_server: object, worker: "ThreadWorker") -> None:
-    """Give back the job that has not ended, write the rows of the call log that wait, and send the last spans."""
+    """Finish the job that runs, write the rows of the call log that wait, and send the last spans."""
     from api.services import services
 
     # It has no app if it could not start. The parent calls this as well, for a worker that it could not kill.
     app = getattr(worker, "wsgi", None)
     if app is not None and worker.pid == os.getpid():
         if (jobs := services(app).jobs) is not None:
-            jobs.stop()
+            jobs.finish(services(app).settings.max_wall_seconds)
         services(app).call_log_writer.stop()
         if (tracing := services(app).tracing) is not None:
             tracing.stop()

@@ -12,7 +12,7 @@ from api import maintenance
 from api.metrics import HISTORY_ENTRIES, HISTORY_FAILURES
 from api.services import services
 from moodreel.errors import MoodreelError
-from moodreel.storage.history import MEDIA_DELETION_SECONDS, History, HistoryEntry, StoredMedia
+from moodreel.storage.history import MEDIA_DELETION_SECONDS, History, HistoryEntry, HistoryError, StoredMedia
 from moodreel.storage.objects import StoredFile
 from moodreel.timing import stage
 
@@ -93,11 +93,17 @@ def _failed_parts() -> set[str]:
 
 
 def _put_media(history: History, user: str, media: Callable[[], Sequence[StoredFile]]) -> tuple[StoredMedia, ...]:
-    """Store the files. Returns none if that fails: an entry without its image is better than no entry."""
+    """Store the files. Returns none if that fails: an entry without its image is better than no entry.
+
+    Raises:
+        HistoryError: the history cannot be written, nor can the entry.
+    """
     if history.storage is None or "media" in _failed_parts():
         return ()
     try:
         return history.put_media(user, media())
+    except HistoryError:
+        raise
     except MoodreelError as error:
         _failed_parts().add("media")
         report_failure("media", error)

@@ -59,7 +59,7 @@ def begin(body: Iterable[bytes]) -> None:
         raise ApiError("bad_header", f"{HEADER} takes at most 255 visible ASCII characters, such as a UUID.")
     caller: Caller = g.caller
     key = _hash([caller.owner.encode(), match[1].encode()])
-    accept = request.headers.get("Accept", "")
+    accept = request.headers.get("Accept") or "*/*"  # the same (RFC 9110, section 12.5.1)
     call = _hash([request.path.rstrip("/").encode(), request.query_string, accept.encode(), *body])
     try:
         answer = store.claim(key, call)

@@ -133,6 +133,7 @@ class JobRunner:
         self._wake = threading.Event()
         self._stopping = False
         self._job: Job | None = None
+        self._thread: threading.Thread | None = None
         self._pruned_at = self._reported_at = -float("inf")
 
     def check_webhook(self, url: str) -> None:
@@ -149,14 +150,24 @@ class JobRunner:
 
     def start(self, app: Flask) -> None:
         """Start to run jobs. Call it after the fork."""
-        threading.Thread(target=self._run, args=[app], name="jobs", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, args=[app], name="jobs", daemon=True)
+        self._thread.start()
         if self._sender is not None:
             threading.Thread(target=self._call_webhooks, args=[self._sender], name="webhooks", daemon=True).start()
 
     def stop(self) -> None:
-        """Run no further job, and let another worker run the one that has begun."""
+        """Run no further job."""
         self._stopping = True
         self._wake.set()
+
+    def finish(self, seconds: float) -> None:
+        """Wait for the end of the job that has begun; if it takes too long, let another worker run it.
+
+        Native code that still runs when the interpreter ends aborts the process.
+        """
+        self.stop()
+        if self._thread is not None:
+            self._thread.join(seconds)
         if (job := self._job) is not None:
             with suppress(JobStoreError):
                 self.store.release(job)

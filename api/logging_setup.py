@@ -2,6 +2,7 @@
 
 import logging
 import sys
+import time
 
 from flask import g, has_app_context
 
@@ -16,7 +17,11 @@ def configure(settings: Settings) -> None:
     handler = logging.StreamHandler(sys.stdout)
     handler.addFilter(_add_ids)
     text = logging.Formatter(_TEXT_FORMAT, defaults={"request_id": "-"})
-    handler.setFormatter(text if settings.log_format == "text" else _json_formatter())
+    formatter = text if settings.log_format == "text" else _json_formatter()
+    # As in the call log: UTC, whatever the zone of the machine.
+    formatter.converter = time.gmtime
+    formatter.default_time_format, formatter.default_msec_format = "%Y-%m-%dT%H:%M:%S", "%s.%03dZ"
+    handler.setFormatter(formatter)
     logging.basicConfig(level="DEBUG" if settings.debug else settings.log_level, handlers=[handler])
 
 

@@ -1,4 +1,4 @@
-"""Set up the process of the service before its workers are forked: memory, open files, and what native code prints."""
+"""Set up the process of the service before its workers are forked: its limits, and what native code prints."""
 
 import ctypes
 import os
@@ -23,6 +23,8 @@ def set_up_process() -> None:
     """Set up this process, and with it the workers that it will fork. A further call changes nothing."""
     set_malloc_parameters()
     _raise_file_limit()
+    # A core dump would hold clips. The hard limit stays: an operator may still allow dumps with prlimit.
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     if sys.stderr.fileno() == 2 and shutil.which("grep"):
         _drop_noise()
 

@@ -104,8 +104,9 @@ def _key_source(text: str) -> str:
 
 
 def _origins(text: str) -> tuple[str, ...]:
-    origins = tuple(origin.rstrip("/") for origin in _list(text))
-    if not all(re.fullmatch(r"\*|https?://[^\s/?#]+", origin) for origin in origins):
+    # Browsers send small letters. The pages of an app in a web view have a scheme of their own.
+    origins = tuple(origin.rstrip("/").lower() for origin in _list(text))
+    if not all(re.fullmatch(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#]+", origin) for origin in origins):
         raise ValueError
     return origins
 

@@ -229,6 +229,12 @@ def test_the_typescript_of_the_example_posts_a_clip(server, typescript):
         'import { readFileSync } from "node:fs";\n'
         'import { post } from "./diary.js";\n'
         f"const clip = new Blob([readFileSync({json.dumps(str(clip))})]);\n"
+        "const { fetch } = globalThis;\n"
+        "const broken = new ReadableStream({ start: (stream) => stream.error(new TypeError('terminated')) });\n"
+        "globalThis.fetch = async (...call) => {\n"
+        "  const response = await fetch(...call);\n"
+        "  return broken.locked ? response : new Response(broken, response); // the first answer breaks off\n"
+        "};\n"
         f"const answer = await post({json.dumps(server.url)}, {json.dumps(accounts.own_token())}, clip);\n"
         "const problem = await post(process.argv[2], 'no', clip).catch((error) => error.message);\n"
         "console.log(JSON.stringify([answer.emotion, answer.certain, problem]));\n"

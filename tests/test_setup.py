@@ -65,12 +65,14 @@ def fresh_clone(tmp_path):
 
 
 def test_a_setting_is_read_as_the_service_reads_it(tmp_path):
-    (tmp_path / ".env").write_bytes(b'  export  PORT = "8080"  # of the proxy\r\nHOST= # any\r\nLLM_MODEL=\'it"s\' \n')
+    (tmp_path / ".env").write_bytes(
+        b'  export  PORT = "8080" # of a proxy\r\nHOST= # any\r\nLLM_MODEL=\'it"s #1\' # x\n'
+    )
     function = re.search(r"^setting\(\) \{.*?^\}", (ROOT / "init.sh").read_text(), re.M | re.S)[0]
     script = f"{function}\nsetting PORT 5000; echo; setting HOST 0.0.0.0; echo; setting LLM_MODEL"
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=environment, capture_output=True, check=True)
-    assert done.stdout == b'8080\n0.0.0.0\nit"s'
+    assert done.stdout == b'8080\n0.0.0.0\nit"s #1'
 
 
 def test_a_container_gets_the_settings_as_the_service_reads_them(fresh_clone, tmp_path):

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from functools import partial
+from urllib.parse import quote
 
 from flask import Flask, Response, current_app, g, request
 
@@ -34,9 +35,10 @@ def init_app(app: Flask) -> None:
 
 def endpoint() -> str:
     """Return the route of the request, or its path if it has none. Never the query, which may hold anything."""
-    path = request.url_rule.rule if request.url_rule else request.path[:200]
-    # A caller's line break or escape sequence must not reach the terminal of who reads the log.
-    return path if path.isprintable() else repr(path)[1:-1]
+    if request.url_rule:
+        return request.url_rule.rule
+    # Anybody can send such a path: its line breaks and control codes must not reach an operator's terminal.
+    return "".join(character if character.isprintable() else quote(character) for character in request.path)[:200]
 
 
 @contextmanager

@@ -63,15 +63,17 @@ class LimitedStream:
         body: The body as the WSGI server provides it.
         sock: The socket of the connection; None outside of Gunicorn.
         max_bytes: The limit; None for no limit.
+        length: The announced length, which the limit allows; None for a chunked body.
 
     Attributes:
         bytes_read: Bytes read so far.
     """
 
-    def __init__(self, body: _Body, sock: socket.socket | None, max_bytes: int | None) -> None:
+    def __init__(self, body: _Body, sock: socket.socket | None, max_bytes: int | None, length: int | None) -> None:
         self._body = body
         self._socket = sock
         self._max_bytes = max_bytes
+        self._length = length or 0
         self.bytes_read = 0
 
     def read(self, size: int = -1) -> bytes:
@@ -86,6 +88,9 @@ class LimitedStream:
             size = left if size < 0 else min(size, left)
         data = self._read(size)
         self.bytes_read += len(data)
+        # Gunicorn takes the end of a connection for the end of the body.
+        if (size < 0 or len(data) < size) and self.bytes_read < self._length:
+            raise _broken_off()
         if self._max_bytes is not None and self.bytes_read > self._max_bytes:
             raise RequestEntityTooLarge
         return data
@@ -95,7 +100,7 @@ class LimitedStream:
             with _socket_timeout(self._socket, READ_IDLE_SECONDS):
                 return self._body.read(size)
         except (OSError, ParseException) as error:
-            raise ApiError("bad_json", "The body broke off or was garbled on its way. Send it again.") from error
+            raise _broken_off() from error
 
 
 class Request(flask.Request):
@@ -119,11 +124,16 @@ class Request(flask.Request):
         takes_slot = limit in (None, services().settings.max_body_bytes)
         if takes_slot and (self.content_length or _is_chunked(self)):
             _acquire_slot()
-        return LimitedStream(self.environ["wsgi.input"], self.environ.get("gunicorn.socket"), limit)
+        sock = self.environ.get("gunicorn.socket")
+        return LimitedStream(self.environ["wsgi.input"], sock, limit, self.content_length)
 
     def _get_file_stream(self, *_args: object, **_options: object) -> IO[bytes]:
         # Werkzeug's own writes uploads of more than 500 kB to a temporary file.
         return io.BytesIO()
+
+
+def _broken_off() -> ApiError:
+    return ApiError("bad_json", "The body broke off or was garbled on its way. Send it again.")
 
 
 def bytes_read() -> int:

@@ -2,11 +2,12 @@
 
 from typing import ClassVar
 
-from marshmallow import EXCLUDE, RAISE, Schema, fields, post_dump, validate
+from marshmallow import EXCLUDE, Schema, fields, post_dump, validate
 from marshmallow.types import ErrorMessages
 
 from api.base64_input import decode_base64
 from api.schemas.fields import Boolean, LoadedData, Probability, RoundedFloat, field_doc
+from api.schemas.files import OptionsSchema
 from api.schemas.videos import ExplanationSchema
 from moodreel.live.messages import MAX_FACES
 
@@ -51,11 +52,8 @@ class FrameBytes(fields.Field[bytes]):
             raise self.make_error("invalid") from error
 
 
-class SessionSettingsSchema(Schema):
+class SessionSettingsSchema(OptionsSchema):
     """The settings of a session. A setting that is left out stays as it is."""
-
-    class Meta:
-        unknown = RAISE
 
     faces = fields.String(
         validate=validate.OneOf(("largest", "all")), metadata=field_doc("The faces to predict for.", example="all")
@@ -85,11 +83,8 @@ class SessionSettingsSchema(Schema):
     )
 
 
-class ControlSchema(Schema):
+class ControlSchema(OptionsSchema):
     """A command to the session."""
-
-    class Meta:
-        unknown = RAISE
 
     action = fields.String(required=True, validate=validate.OneOf(("start", "stop", "configure")))
     settings = fields.Nested(SessionSettingsSchema, load_default=dict)

@@ -23,7 +23,6 @@ from zoneinfo import ZoneInfo
 from moodreel.emotions import fold_to_five, to_five
 from moodreel.storage.connect import open_database
 from moodreel.storage.database import (
-    BUSY_TIMEOUT_SECONDS,
     PRUNE_BATCH,
     PRUNE_INTERVAL,
     QUERY_SECONDS,
@@ -34,7 +33,6 @@ from moodreel.storage.database import (
     StorageError,
     StoreDefinition,
     insert_sql,
-    is_url,
 )
 from moodreel.storage.media_deletion import RETRY_INTERVAL, MediaDeletionQueue
 from moodreel.storage.mood_calendar import MoodCalendar, MoodEntry, baseline_start, complete_range, summarize
@@ -45,8 +43,8 @@ KINDS = ("video", "picture", "text", "audio")
 
 DUPLICATE_WINDOW = timedelta(days=1)
 """The same file sent again within this time of its entry updates that entry."""
-SERVER_SECONDS = 3.0
-"""How long a statement waits for a server."""
+WAIT_SECONDS = 3.0
+"""How long a statement waits for a server, or for other writers of the file: its call waits as long."""
 MEDIA_DELETION_SECONDS = 5.0
 """Duration of one run of media deletion; the next run continues."""
 
@@ -155,8 +153,7 @@ class History:
         """Open the history. Raises HistoryError; a server that does not answer now may answer later."""
         self.location = location
         self.storage = storage
-        busy_seconds = SERVER_SECONDS if is_url(location) else BUSY_TIMEOUT_SECONDS
-        self._database = open_database(location, DEFINITION, busy_seconds=busy_seconds)
+        self._database = open_database(location, DEFINITION, busy_seconds=WAIT_SECONDS)
         self._deletions = MediaDeletionQueue(self._database, storage)
 
     def put_media(self, user: str, files: Sequence[StoredFile]) -> tuple[StoredMedia, ...]:

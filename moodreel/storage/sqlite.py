@@ -256,6 +256,7 @@ def _use_wal(db: Connection, busy_seconds: float) -> None:
 
 
 def _reason(error: Exception) -> str:
-    text = str(error).lower()
+    text = f"{error} {getattr(error, 'sqlite_errorname', '')}".lower()
     words = {"malformed": CORRUPT, "not a database": CORRUPT, "locked": LOCKED, "full": FULL, "no space": FULL}
+    words["ioerr_shmsize"] = FULL  # a reader found no room for the index of the journal
     return next((reason for word, reason in words.items() if word in text), UNUSABLE)

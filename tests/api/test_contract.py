@@ -216,12 +216,6 @@ def test_a_slash_at_the_end_of_a_path_makes_no_difference(server: Server, method
     assert row["endpoint"] in (path, "/api/predict/"), "the log has one name for both"
 
 
-def test_a_path_cannot_forge_lines_of_the_log(server: Server) -> None:
-    response = server.call("GET", "/%1b%5b31m%0aforged")
-    [row] = server.log_rows(request_id=response.headers["x-request-id"])
-    assert (response.status_code, row["endpoint"]) == (404, r"/\x1b[31m\nforged")
-
-
 def test_a_double_slash_is_redirected_without_a_scheme(server: Server) -> None:
     response = server.call("POST", "/api//text?model=fake", json={"text": "hello"}, allow_redirects=False)
     assert (response.status_code, response.headers["Location"]) == (308, "/api/text?model=fake")
@@ -633,7 +627,7 @@ def logged(tmp_path_factory: pytest.TempPathFactory, database_settings: dict[str
             headers = {**HEADERS, "x-client-id": client, "x-request-id": f"r{number}"}
             server.call("POST", "/predict", headers=headers, json=video_body(data))
         requests.post(f"{server.url}/predict", headers={"x-request-id": "unauthenticated"}, timeout=30)
-        requests.get(f"{server.url}/nowhere?secret=1", headers={"x-request-id": "unknown-path"}, timeout=30)
+        requests.get(f"{server.url}/nowhere%0A%1Bc?secret=1", headers={"x-request-id": "unknown-path"}, timeout=30)
         yield server
 
 
@@ -662,7 +656,7 @@ def test_a_call_is_logged_with_its_cost_but_without_its_media(logged: Server) ->
         ({"success": "True", "endpoint": "/predict"}, ["r3", "r2", "r0"]),
         ({"success": True, "client_id": "ios"}, ["r0"]),
         ({"client_id": "ios"}, ["r1", "r0"]),
-        ({"endpoint": "/nowhere"}, ["unknown-path"]),
+        ({"endpoint": "/nowhere%0A%1Bc"}, ["unknown-path"]),
         ({"request_id": "unauthenticated"}, ["unauthenticated"]),
         ({"prediction": "Happy", "limit": 2}, ["r3", "r2"]),
         ({"prediction": "Happy", "limit": "2"}, ["r3", "r2"]),
@@ -696,7 +690,8 @@ def test_rejected_calls_are_logged(logged: Server) -> None:
     unauthenticated, unknown = by_id["unauthenticated"], by_id["unknown-path"]
     assert (unauthenticated["status_code"], unauthenticated["error"]) == (401, "unauthorized")
     assert unauthenticated["caller"] is None
-    assert (unknown["status_code"], unknown["error"], unknown["endpoint"]) == (404, "not_found", "/nowhere")
+    assert (unknown["status_code"], unknown["error"]) == (404, "not_found")
+    assert unknown["endpoint"] == "/nowhere%0A%1Bc", "a line break or a control code could fool an operator's terminal"
     assert by_id["r1"]["error"] == "no_face"
 
 

@@ -489,6 +489,18 @@ def test_a_batch_tries_a_failing_storage_only_once(tmp_path: Path) -> None:
         assert 'moodreel_history_failures_total{part="entry"} 1.0' in failures
 
 
+def test_a_locked_history_is_waited_for_only_once(tmp_path: Path) -> None:
+    with Server(tmp_path, **HISTORY_ON, MEDIA_STORAGE=f"file://{tmp_path}/media", WEB_CONCURRENCY=1) as server:
+        store(server, "ann")
+        with sqlite3.connect(tmp_path / "data" / "history.db") as db:
+            db.execute("begin exclusive")
+            response = post(server, "ann", "/thumbnail", b"another")
+        assert response.status_code == 200 and "x-history-id" not in response.headers
+        failures = server.call("GET", "/metrics").text.splitlines()
+        assert 'moodreel_history_failures_total{part="entry"} 1.0' in failures
+        assert not any('failures_total{part="media"}' in line for line in failures)
+
+
 def test_unreadable_media_are_a_temporary_error(tmp_path: Path) -> None:
     media = tmp_path / "media"
     with Server(tmp_path, **HISTORY_ON, MEDIA_STORAGE=f"file://{media}", WEB_CONCURRENCY=1) as server:

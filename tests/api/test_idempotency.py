@@ -1,5 +1,7 @@
 """Calls with an Idempotency-Key, over two workers."""
 
+import http.client
+import socket
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -29,7 +31,7 @@ POSTS: dict[str, dict[str, Any]] = {
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("idempotency")
-    with Server(folder, API_KEY=f"{KEY},another", HISTORY="on", **accounts.environment(folder)) as server:
+    with Server(folder, API_KEY=f"{KEY},another", HISTORY="on", JOBS="on", **accounts.environment(folder)) as server:
         yield server
 
 
@@ -116,8 +118,36 @@ def test_a_call_that_is_not_answered_yet_is_refused(server: Server) -> None:
     with ThreadPoolExecutor(2) as pool:
         answers = sorted(pool.map(ask, range(2)), key=lambda answer: answer.status_code)
     assert [answer.status_code for answer in answers] == [200, 409]
-    assert answers[1].json()["code"] == "request_in_progress"
+    assert (answers[1].json()["code"], answers[1].headers["Retry-After"]) == ("request_in_progress", "2")
     assert ask(0).headers["Idempotency-Replayed"] == "true"
+
+
+@pytest.mark.parametrize("options", [{"json": video_body(CLIP)}, {"files": {"file": CLIP}}], ids=["json", "form"])
+@pytest.mark.parametrize("prefer", ["", "respond-async"])
+def test_a_call_whose_connection_broke_in_the_body_can_be_sent_again(
+    server: Server, options: dict[str, Any], prefer: str
+) -> None:
+    headers = {**HEADERS, "Idempotency-Key": new_key(), "Prefer": prefer}
+    call = requests.Request("POST", f"{server.url}/predict", headers=headers, **options).prepare()
+    assert isinstance(call.body, bytes)
+    with socket.create_connection(("127.0.0.1", server.port)) as client:
+        lines = [f"{name}: {value}" for name, value in call.headers.items()]
+        client.sendall("\r\n".join(["POST /predict HTTP/1.1", "Host: localhost", *lines, "", ""]).encode())
+        client.sendall(call.body[:-10])
+        client.shutdown(socket.SHUT_WR)
+        answer = http.client.HTTPResponse(client)
+        answer.begin()
+        assert answer.status == 400 and b"The body broke off" in answer.read()
+    with requests.Session() as session:
+        assert session.send(call).status_code == (202 if prefer else 200)
+
+
+def test_no_accept_header_accepts_everything(server: Server) -> None:
+    key = new_key()
+    answers = [
+        post(server, "/predict", key, {**HEADERS, "Accept": accept}, **POSTS["/predict"]) for accept in ("", "*/*")
+    ]
+    assert [answer.headers.get("Idempotency-Replayed") for answer in answers] == [None, "true"]
 
 
 def test_callers_do_not_share_keys(server: Server) -> None:

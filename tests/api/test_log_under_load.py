@@ -124,7 +124,7 @@ def test_old_calls_are_deleted_at_the_start(tmp_path: Path) -> None:
 
 def test_each_call_is_one_line_of_json_with_the_request_id_on_every_line_of_it(tmp_path: Path) -> None:
     pytest.importorskip("pythonjsonlogger")
-    with Server(tmp_path, REAL_APP, forked=True, WEB_CONCURRENCY=1, LOG_FORMAT="json") as server:
+    with Server(tmp_path, REAL_APP, forked=True, WEB_CONCURRENCY=1, LOG_FORMAT="json", TZ="Asia/Kolkata") as server:
         answer = server.call(
             "POST", "/predict", headers={**HEADERS, "x-request-id": "one"}, json=video_body(b"no video at all")
         )
@@ -135,6 +135,8 @@ def test_each_call_is_one_line_of_json_with_the_request_id_on_every_line_of_it(t
         assert (call["level"], call["message"].split()[:3]) == ("INFO", ["POST", "/predict", "415"])
         assert (call["status_code"], call["success"], call["error"]) == (415, False, "unsupported_media")
         assert [line["logger"] for line in lines if line is not call] == ["api.errors"]
+        begun, ended = (datetime.fromisoformat(call[name]) for name in ("timestamp", "time"))
+        assert abs(ended - begun) < timedelta(hours=1), "both are in UTC"
         assert HEADERS["x-api-key"] not in server.output
 
 

@@ -65,6 +65,12 @@ def test_several_api_keys_are_separated_by_commas(environment: pytest.MonkeyPatc
     assert Settings.from_environment().api_key == ("old", "new")
 
 
+def test_origins_are_as_browsers_and_web_views_send_them(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv("API_KEY", "k")
+    environment.setenv("CORS_ORIGINS", "https://App.Example/, capacitor://localhost")
+    assert Settings.from_environment().cors_origins == ("https://app.example", "capacitor://localhost")
+
+
 def test_an_ipv6_host_may_be_in_brackets(environment: pytest.MonkeyPatch) -> None:
     environment.setenv("HOST", "[::1]")
     assert Settings.from_environment().host == "::1"

@@ -216,6 +216,12 @@ def test_an_invalid_event_is_reported_and_the_session_continues(server, event, d
         assert client.wait("detection_result")[0]["sequence"] == 5
 
 
+def test_a_setting_in_the_wrong_place_is_told_where_there_are_some(server):
+    with connected(server) as client:
+        client.emit("control", {"action": "start", "faces": "largest"})
+        assert client.wait("error_message")[0]["errors"] == {"faces": ["Unknown field. There are action, settings."]}
+
+
 BAD_FRAMES = {
     "PNG": (synthetic_image.encode_image(synthetic_frames.face_frames(1)[0], "PNG"), "unsupported_media"),
     "too many bytes": (FRAME + bytes(80_000), "picture_too_big"),

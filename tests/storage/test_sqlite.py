@@ -1,5 +1,6 @@
 """Connections of many threads to one SQLite file, and connections that failed."""
 
+import resource
 import shutil
 import sqlite3
 import stat
@@ -14,7 +15,8 @@ from moodreel.observers import observers
 from moodreel.storage.analysis_store import AnalysisStore
 from moodreel.storage.answer_store import AnswerStore
 from moodreel.storage.call_log import Call, CallLog, CallLogError
-from moodreel.storage.history import History
+from moodreel.storage.database import FULL
+from moodreel.storage.history import History, HistoryError
 from moodreel.storage.job_store import JobStore
 
 THREADS = 40
@@ -88,6 +90,18 @@ def test_only_the_owner_may_read_what_users_sent_also_in_a_file_that_is_made_aga
             modes = {file.name: stat.S_IMODE(file.stat().st_mode) for file in (path.parent, *path.parent.iterdir())}
         assert modes == {"data": 0o700, "store.db": 0o600, "store.db-wal": 0o600, "store.db-shm": 0o600}
         shutil.rmtree(path.parent)
+
+
+def test_a_full_disk_is_the_reason_why_a_file_cannot_even_be_read(tmp_path: Path) -> None:
+    History(tmp_path / "history.db").close()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, hard))
+    try:
+        with pytest.raises(HistoryError, match="Free some disk space") as raised:
+            History(tmp_path / "history.db")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert raised.value.reason == FULL
 
 
 def _open_files(path: Path) -> int:

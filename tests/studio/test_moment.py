@@ -217,6 +217,18 @@ def test_the_key_is_asked_for_once_checked_and_kept_out_of_the_address(new_page)
     assert page.evaluate("[localStorage.length, document.cookie, location.search]") == [0, "", ""]
 
 
+@pytest.mark.parametrize("blocked", ['throw new DOMException("", "SecurityError")', "return null"])
+def test_a_browser_that_blocks_storage_is_asked_for_the_key_once_a_page(new_page, blocked):
+    page = new_page(key=None)
+    page.add_init_script(f"Object.defineProperty(window, 'sessionStorage', {{ get() {{ {blocked}; }} }})")
+    page.goto("/#words")
+    page.get_by_label("API key or token").fill(KEY)
+    page.get_by_role("button", name="Continue").click()
+    expect(page.get_by_text("You are the only one connected.")).to_be_visible()
+    page.get_by_role("link", name="Log").click()
+    page.locator("table").wait_for()
+
+
 def test_a_key_is_forgotten_with_what_the_page_shows_and_is_connected_to(new_page):
     page = new_page(key=None)
     page.goto("/#words")

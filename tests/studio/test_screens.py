@@ -101,6 +101,30 @@ def test_a_text_that_was_too_many_can_be_sent_again_and_is_kept_for_the_next_vis
     expect(page.get_by_role("alert")).to_have_count(0)
 
 
+def test_who_types_slowly_sends_no_more_than_a_text_a_second(new_page):
+    texts = []
+
+    def answer(socket):
+        def receive(message):
+            texts.append(message)
+            socket.send(json.dumps({"type": "connection_update", "active_connections": 1}))
+
+        socket.on_message(receive)
+
+    page = new_page()
+    page.clock.install()
+    page.route_web_socket(re.compile("/api/ws"), answer)
+    page.goto("/#words")
+    expect(page.get_by_text("You are the only one connected.")).to_be_visible()
+    texts.clear()
+    for number in range(20):
+        page.get_by_label("Your text").press(str(number % 10))
+        page.clock.run_for(700)
+    page.clock.run_for(1000)
+    assert 10 <= len(texts) <= 15, "the service takes 60 in a minute"
+    assert json.loads(texts[-1])["text"] == "01234567890123456789"
+
+
 def test_a_wrong_key_of_a_socket_is_asked_for_again(new_page):
     page = new_page(key="wrong")
     page.goto("/#words")
@@ -266,6 +290,9 @@ def test_the_calendar_shows_the_days_of_a_user_with_their_loops(new_page, server
     assert_fits(page)
     page.get_by_role("button", name="Next month").click()
     expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
+    expect(page.get_by_role("status")).to_have_text(page.get_by_role("heading", level=1).inner_text())
+    page.get_by_role("link", name="Words").click()
+    expect(page.get_by_role("status")).to_be_empty()
 
 
 def test_a_day_shows_a_loop_of_its_emotion_rather_than_a_newer_picture(new_page, server: Server):
@@ -417,12 +444,13 @@ def test_the_log_goes_back_beyond_the_files_of_pages(new_page):
 
 
 def test_the_log_keeps_its_filters_while_another_screen_is_open(new_page):
-    page, queries = new_page(viewport={"width": 390, "height": 844}), []
+    page, queries = new_page(viewport={"width": 390, "height": 844}, timezone_id="Asia/Kolkata"), []
     answer = {"logs": [CALL], "next_cursor": None}
     page.route("**/logs?*", lambda route: queries.append(route.request.url) or route.fulfill(json=answer))
     page.goto("/#log")
     page.locator("summary").click()
     page.get_by_label("From").fill("2026-11-30T10:00")
+    page.get_by_label("To", exact=True).fill("2026-11-30T10:05")
     page.get_by_label("Client").fill("app")
     page.get_by_label("Outcome").select_option("Failed")
     page.get_by_label("Files of pages too").check()
@@ -438,6 +466,8 @@ def test_the_log_keeps_its_filters_while_another_screen_is_open(new_page):
     wait_until(lambda: page.wait_for_timeout(10) or len(queries) == 3)
     assert queries[1] == queries[2]
     assert "client_id=app" in queries[2]
+    assert "start_date=2026-11-30T04%3A30%3A00.000Z" in queries[2]
+    assert "end_date=2026-11-30T04%3A35%3A59.000Z" in queries[2], "the service includes the second, the page the minute"
 
 
 def test_a_log_that_could_not_be_saved_is_saved_when_tried_again(new_page):
@@ -538,6 +568,27 @@ def test_a_page_whose_files_do_not_come_can_be_loaded_again(new_page):
     link.click()
     page.locator("h1").wait_for()
     expect(page.get_by_role("alert")).to_have_count(0)
+
+
+def test_a_screen_whose_files_do_not_come_is_loaded_without_losing_the_others(new_page):
+    page = new_page()
+    page.goto("/#log")
+    page.get_by_label("Client").fill("app")
+    page.get_by_role("button", name="Show").click()
+    files = re.compile("words.js|health")
+    page.route(files, lambda route: route.abort())
+    page.get_by_role("link", name="Words").click()
+    retry = page.get_by_role("alert").get_by_role("button", name="Try again")
+    for _ in range(2):
+        with page.expect_event("requestfailed", lambda request: files.search(request.url)):
+            retry.click()
+        retry.wait_for()
+    page.unroute(files)
+    retry.click()
+    page.get_by_label("Your text").wait_for()
+    page.errors.clear()
+    page.get_by_role("link", name="Log").click()
+    expect(page.get_by_label("Client")).to_have_value("app")
 
 
 def test_each_screen_opens_by_keyboard_and_has_a_title(new_page):

@@ -43,13 +43,23 @@ export class Problem extends Error {
   }
 }
 
+/** Null where the browser blocks it: the key or token is then kept until the page is left. @type {Storage | null} */
+let storage = null;
+try {
+  storage = sessionStorage;
+} catch {
+  // It blocks all cookies.
+}
+let kept = "";
+
 /** Return the key or token; "" if there is none. */
-export const credential = () => sessionStorage.getItem(STORAGE_KEY) ?? "";
+export const credential = () => storage?.getItem(STORAGE_KEY) ?? kept;
 
 /** Keep a key or token; "" forgets it. @param {string} value */
 export function keepCredential(value) {
-  if (value) sessionStorage.setItem(STORAGE_KEY, value);
-  else sessionStorage.removeItem(STORAGE_KEY);
+  kept = value;
+  if (value) storage?.setItem(STORAGE_KEY, value);
+  else storage?.removeItem(STORAGE_KEY);
 }
 
 /** Whether the credential is a token of a user. */

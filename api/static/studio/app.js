@@ -78,6 +78,19 @@ function forgetCredential() {
   location.reload();
 }
 
+/** What is shown if a file of a screen did not arrive: the service is away, or has been upgraded. */
+const missing = {
+  view: () => note(new Problem("page_outdated"), html`<button @click=${loadAgain}>${S.moment.retry}</button>`),
+  leave() {},
+};
+
+/** Load the missing screen again, else the whole page. Without a connection, what other screens have would be lost. */
+async function loadAgain() {
+  screen = null;
+  await navigate();
+  if (screen === missing && (await fetch("health").catch(() => null))) location.reload();
+}
+
 async function navigate() {
   const name = location.hash.slice(1);
   const next = Object.hasOwn(SCREENS, name) ? /** @type {keyof typeof SCREENS} */ (name) : "moment";
@@ -87,15 +100,14 @@ async function navigate() {
   screen?.leave();
   screen = null;
   current = next;
+  announcement = "";
   update();
   try {
     const { open } = await SCREENS[next]();
     if (current !== next || screen) return;
     screen = open(shell);
   } catch {
-    // A file of the screen did not arrive: the service is away, or has been upgraded.
-    const problem = new Problem("page_outdated");
-    screen = { view: () => note(problem, html`<button @click=${() => location.reload()}>${S.moment.retry}</button>`), leave() {} };
+    screen = missing;
   }
   document.title = `${S.screens[next]} · ${S.app.name}`;
   update();

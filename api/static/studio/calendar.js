@@ -92,6 +92,7 @@ class Calendar {
   /** @param {number} months */
   turn(months) {
     this.month = new Date(this.month.getFullYear(), this.month.getMonth() + months, 1);
+    this.shell.announce(asMonth.format(this.month));
     this.reload();
   }
 

@@ -128,8 +128,7 @@ class Log {
     for (const [name, value] of new FormData(/** @type {HTMLFormElement} */ (event.target))) {
       if (typeof value !== "string" || !value.trim()) continue;
       this.entered[name] = value;
-      // The fields are local times; the service takes times without a zone for UTC.
-      this.filters[name] = name.endsWith("_date") ? new Date(value).toISOString() : value.trim();
+      this.filters[name] = name.endsWith("_date") ? toUtc(value, name === "end_date") : value.trim();
     }
     this.load();
   }
@@ -305,6 +304,13 @@ class Log {
     </button>`;
   }
 }
+
+/**
+ * Return the time of a field, which is local: the service takes times without a zone for UTC.
+ * @param {string} value Such as 2025-08-16T12:34; with seconds where they were entered.
+ * @param {boolean} isEnd Whether the whole minute is meant.
+ */
+const toUtc = (value, isEnd) => new Date(isEnd && value.length === 16 ? `${value}:59` : value).toISOString();
 
 /** @param {string} name @param {Call[]} calls */
 function suggestions(name, calls) {

@@ -5,7 +5,8 @@ import { S, emotionName, fill, percent } from "./strings.js";
 import { bars, emotionClass, failure } from "./ui.js";
 
 const MAX_CHARACTERS = 2000;
-const PAUSE_MS = 600; // The service takes 60 messages a minute.
+const PAUSE_MS = 600;
+const SPACING_MS = 1000; // The service takes 60 messages a minute.
 const RETRY_MS = { first: 2000, longest: 30_000 };
 const UNAUTHENTICATED = 4001;
 
@@ -36,6 +37,7 @@ class Words {
   text = kept;
   isLeft = false;
   pause = 0;
+  sentAt = -SPACING_MS;
 
   /** @param {import("./ui.js").Shell} shell */
   constructor(shell) {
@@ -115,11 +117,13 @@ class Words {
   type(text) {
     this.text = text;
     clearTimeout(this.pause);
-    this.pause = setTimeout(() => this.send(), PAUSE_MS);
+    const wait = Math.max(PAUSE_MS, this.sentAt + SPACING_MS - performance.now());
+    this.pause = setTimeout(() => this.send(), wait);
   }
 
   /** The calendar would count a text once for each pause in typing. */
   send() {
+    this.sentAt = performance.now();
     if (!this.text.trim()) this.answer = null;
     else if (this.people) this.socket?.send(JSON.stringify({ text: this.text, history: false }));
     if (this.people) this.problem = null;
