@@ -16,10 +16,9 @@ import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
-from moodreel.models.networks.audiovisual import AudioVisualBatch
 from moodreel.training.engine.batches import epoch_indices, prefetch
 from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.engine.device import autocast_dtype, deterministic, resolve_device, to_device
+from moodreel.training.engine.device import autocast_dtype, resolve_device, use_deterministic_kernels
 from moodreel.training.engine.schedule import SCHEDULES, Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
@@ -280,15 +279,6 @@ def test_wandb_must_be_installed_to_be_used(monkeypatch):
         fit(Toy(), PHASES, CONFIG, wandb="moodreel")
 
 
-def test_tensors_in_nested_containers_are_moved_to_the_device():
-    meta, faces = torch.device("meta"), [np.zeros(3)]
-    batch = AudioVisualBatch(*(torch.zeros(2, 3) for _ in range(4)))
-    moved = to_device({"batch": batch, "pair": (torch.zeros(1), 7), "faces": faces}, meta)
-    assert all(tensor.device == meta for tensor in vars(moved["batch"]).values() if tensor is not None)
-    assert moved["pair"][0].device == meta and moved["pair"][1] == 7
-    assert moved["faces"] == faces and moved["faces"][0] is faces[0]
-
-
 def test_an_unknown_or_missing_device_is_refused_and_auto_takes_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -309,25 +299,29 @@ def test_half_precision_depends_on_the_device_and_on_the_cpu_on_bf16(monkeypatch
         assert autocast_dtype(cuda, bf16=False) is dtype
 
 
-def test_cuda_runs_deterministic_kernels_while_training_and_the_cpu_is_left_alone():
+def test_cuda_runs_deterministic_kernels_and_the_cpu_is_left_alone(monkeypatch):
     def flags():
         return torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
 
-    before = flags()
-    with deterministic(torch.device("cuda")):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    use_deterministic_kernels(torch.device("cpu"))
+    assert flags() == (False, False)
+    try:
+        use_deterministic_kernels(torch.device("cuda"))
         assert flags() == (True, True)
-    with deterministic(torch.device("cpu")):
-        assert flags() == before
-    assert flags() == before
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
-def test_batches_come_in_order_and_are_made_ahead():
+@pytest.mark.parametrize("threads", [1, 3, 9])
+def test_batches_come_in_order_and_are_made_ahead(threads):
     made = [threading.Event() for _ in range(7)]
-    batches = prefetch(range(7), lambda step: made[step].set() or step)
+    batches = prefetch(range(7), lambda step: made[step].set() or step, threads)
     for step in range(7):
         assert next(batches) == step
-        assert all(event.wait(20) for event in made[: step + 2])
-        assert not any(event.is_set() for event in made[step + 2 :])
+        ahead = step + threads + 1
+        assert all(event.wait(20) for event in made[:ahead])
+        assert not any(event.is_set() for event in made[ahead:])
     assert list(batches) == []
 
 

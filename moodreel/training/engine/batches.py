@@ -1,6 +1,7 @@
-"""Shuffle examples each epoch, and prefetch batches in another thread."""
+"""Shuffle examples each epoch, and prefetch batches in other threads."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -33,12 +34,12 @@ def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np
     return order[position * batch_size : (position + 1) * batch_size]
 
 
-def prefetch(steps: range, make: Callable[[int], Made]) -> Iterator[Made]:
-    """Yield `make(step)` for each step in order, while another thread makes the next one."""
-    with ThreadPoolExecutor(1) as pool:
-        pending = [pool.submit(make, step) for step in steps[:1]]
-        for step in steps[1:]:
-            batch = pending.pop().result()
+def prefetch(steps: range, make: Callable[[int], Made], threads: int = 1) -> Iterator[Made]:
+    """Yield `make(step)` for each step in order, while other threads make the next ones."""
+    with ThreadPoolExecutor(threads) as pool:
+        pending = deque(pool.submit(make, step) for step in steps[:threads])
+        for step in steps[threads:]:
+            batch = pending.popleft().result()
             pending.append(pool.submit(make, step))
             yield batch
         for last in pending:

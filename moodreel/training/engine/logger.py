@@ -42,7 +42,7 @@ class MetricsLogger:
         self._wandb: Any = None
         if folder:
             folder.mkdir(parents=True, exist_ok=True)
-            self._rewrite()
+            self._write_file()
             from torch.utils import tensorboard  # slow to import
 
             last_step = int(self._rows[-1]["step"]) if self._rows else -1
@@ -65,13 +65,8 @@ class MetricsLogger:
 
     def write(self, row: MetricsRow) -> None:
         """Log a row: numbers to all backends, strings only to metrics.csv."""
-        new_columns = not self._rows or row.keys() - set().union(*self._rows)
         self._rows.append(row)
-        if self._file and new_columns:
-            self._rewrite()
-        elif self._file:
-            with self._file.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+        self._write_file()
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
         if self._tensorboard:
             for name, value in numbers.items():
@@ -79,11 +74,10 @@ class MetricsLogger:
         if self._wandb:
             self._wandb.log(numbers, step=row["step"])
 
-    def _rewrite(self) -> None:
-        """Write the whole file; needed when a row brings new columns."""
-        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
+    def _write_file(self) -> None:
+        """Write the whole file: it is short, and a row may bring new columns."""
         if self._file:
             with self._file.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self._columns, restval="")
+                writer = csv.DictWriter(file, dict.fromkeys(name for row in self._rows for name in row), restval="")
                 writer.writeheader()
                 writer.writerows(self._rows)
