@@ -29,7 +29,7 @@ from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import Split, split
-from moodreel.training.engine import checkpoint, trainer
+from moodreel.training.engine import checkpoint
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainerConfig, fit
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
@@ -466,32 +466,6 @@ def test_whisper_hears_pairs_and_is_named_in_model_json(recordings, cache, tmp_p
     expected = random_arrays(layers=2)["encoder/layer_1/ffn/linear_0/weight"]
     np.testing.assert_array_equal(encoder.layers[1].linear1.weight.detach(), expected)
     assert open_models([str(tmp_path / "pairs")], STORE)[0].run_once()
-
-
-@pytest.mark.training
-def test_pairs_start_from_audio_branches_of_the_same_folds(recordings, cache, tmp_path, monkeypatch):
-    monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces_of_eight())
-    data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--model-arg", "fusion=late")
-    run(tmp_path / "recordings", data, cache, *folded, "--epochs", "1", preset="audio-visual")
-    initial_audio = {}
-    monkeypatch.setattr(
-        trainer,
-        "fit",
-        lambda task, phases, running, folder, **more: (
-            initial_audio.setdefault(folder.name, {k: v.clone() for k, v in task.network.audio.state_dict().items()}),
-            fit(task, phases, running, folder, **more),
-        )[1],
-    )
-    checkpoint = ("--audio-checkpoint", str(tmp_path / "recordings"))
-    options = (*folded, "--faces", f"ferplus:{recordings}", *checkpoint, "--epochs", "1")
-    run(tmp_path / "pairs", data, cache, *options, preset="audio-visual")
-    for name, folder in (("fold-1", "fold-1/"), ("fold-2", "fold-2/"), ("pairs", "")):
-        saved = torch.load(tmp_path / "recordings" / f"{folder}checkpoint.pt", weights_only=True)["network"]
-        assert all(torch.equal(tensor, saved[f"audio.{key}"]) for key, tensor in initial_audio[name].items())
-    assert "| UAR, audio alone | UAR, video alone |" in (tmp_path / "pairs" / "CARD.md").read_text()
-    assert not torch.equal(initial_audio["fold-1"]["linear.weight"], initial_audio["fold-2"]["linear.weight"])
-    with pytest.raises(SystemExit, match="was trained on other recordings"):
-        run(tmp_path / "other", data, cache, *options, "--seed", "1", preset="audio-visual")
 
 
 def faces_of_eight() -> Dataset:

@@ -15,7 +15,6 @@ from moodreel.errors import DataInvalid
 from moodreel.training.data.dataset import Dataset, pair_with_faces
 from moodreel.training.data.registry import OWNER_LICENSE, open_dataset
 from moodreel.training.data.splits import Split, folds, split
-from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
@@ -220,10 +219,6 @@ class Experiment:
         targets = data.targets if data.targets is not None else np.eye(len(data.labels), dtype=np.float32)[data.truth]
         task = ClassificationTask(network, self.inputs, targets, train_rows, val_rows, config)
         self.inputs.init_statistics(network, train_rows)
-        stated = {"data": data.name, "examples": {"train": len(train_rows), "val": len(val_rows)}}
-        if options.audio_checkpoint:
-            checkpoint = options.audio_checkpoint / folder.relative_to(request.out) / CHECKPOINT
-            adapter.warm_start_audio(network, checkpoint, request, stated)
         steps = max(1, task.steps_per_epoch() // config.grad_accumulation)
         request.fit(
             task,
@@ -232,7 +227,8 @@ class Experiment:
             folder=folder,
             arguments=adapter.arguments(request.model),
             labels=data.labels,
-            **stated,
+            data=data.name,
+            examples={"train": len(train_rows), "val": len(val_rows)},
         )
         return task
 
@@ -318,18 +314,11 @@ def training_phases(
         unused: Prefixes of the parameters that the data cannot train; they stay frozen.
     """
     frozen = min(config.freeze_epochs, config.epochs) if backbone else 0
-    common: dict[str, Any] = {
-        "lr": config.lr,
-        "schedule": config.schedule,
-        "restart_steps": config.restart_epochs * steps_per_epoch,
-        "weight_decay": config.weight_decay,
-        "decay_fraction": config.decay_fraction,
-    }
     scales = dict.fromkeys(backbone, config.backbone_lr_scale) if frozen else {}
 
     def phase(name: str, epochs: int, **more: Any) -> Phase:
-        steps = epochs * steps_per_epoch
-        return Phase(name, steps, warmup=config.warmup_fraction(steps), **common, **more)
+        restart_steps = config.restart_epochs * steps_per_epoch
+        return config.phase(name, epochs * steps_per_epoch, restart_steps=restart_steps, **more)
 
     small = min(options.small_face_epochs, config.epochs - frozen)
     phases = (
