@@ -106,11 +106,13 @@ def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
         resume: whether an interrupted training continues in it.
 
     Raises:
-        DataInvalid: the folder is in the store of shipped models, or holds files, such as an interrupted training, or
-            (with `resume`) a finished model without a checkpoint.
+        DataInvalid: the folder is a file, is in the store of shipped models, or holds files, such as an interrupted
+            training, or (with `resume`) a finished model without a checkpoint.
     """
     if out.resolve().is_relative_to(STORE.resolve()):
         raise DataInvalid(f"{out} is in the store of shipped models; write to another folder, and copy it.")
+    if out.is_file():
+        raise DataInvalid(f"{out} is a file; name another folder with --out.")
     if overwrite or (resume and (list_checkpoints(out) or not (out / CARD_FILE).is_file())):
         return
     if is_unfinished(out):
