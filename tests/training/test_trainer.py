@@ -3,6 +3,7 @@
 import csv
 import json
 import logging
+import os
 import re
 import shutil
 import threading
@@ -10,12 +11,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
+from moodreel.training.engine import trainer
 from moodreel.training.engine.batches import epoch_indices, prefetch
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.device import autocast_dtype, resolve_device, use_deterministic_kernels
@@ -96,6 +99,11 @@ def test_an_interrupted_run_resumes_bit_for_bit(full_run, tmp_path, interrupt_at
     assert (tmp_path / "metrics.csv").read_text() == (full_run.folder / "metrics.csv").read_text()
     size = (full_run.folder / CHECKPOINT).stat().st_size
     assert (tmp_path / CHECKPOINT).stat().st_size == pytest.approx(size, rel=0.05)
+
+
+def test_worker_processes_give_the_same_run(full_run, monkeypatch):
+    monkeypatch.setattr(trainer, "prefetch", lambda steps, make, workers: prefetch(steps, make, workers=2))
+    assert fit(Toy(), PHASES, CONFIG).rows == full_run.history.rows
 
 
 def test_resuming_a_finished_run_gives_the_same_network(full_run, tmp_path):
@@ -313,16 +321,32 @@ def test_cuda_runs_deterministic_kernels_and_the_cpu_is_left_alone(monkeypatch):
         torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.parametrize("threads", [1, 3, 9])
-def test_batches_come_in_order_and_are_made_ahead(threads):
+def test_batches_come_in_order_and_are_made_ahead():
     made = [threading.Event() for _ in range(7)]
-    batches = prefetch(range(7), lambda step: made[step].set() or step, threads)
+    batches = prefetch(range(7), lambda step: made[step].set() or step)
     for step in range(7):
         assert next(batches) == step
-        ahead = step + threads + 1
-        assert all(event.wait(20) for event in made[:ahead])
-        assert not any(event.is_set() for event in made[ahead:])
+        assert all(event.wait(20) for event in made[: step + 2])
+        assert not any(event.is_set() for event in made[step + 2 :])
     assert list(batches) == []
+
+
+def test_for_a_gpu_batches_come_in_order_from_worker_processes():
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)  # OpenCV has its threads before the fork
+
+    def make(step):
+        if step == 9:
+            raise DataInvalid("There is no face.")
+        image = np.random.default_rng(step).integers(0, 256, (96, 96, 3), np.uint8)
+        return step, torch.from_numpy(cv2.GaussianBlur(image, (0, 0), 3)), os.getpid()
+
+    batches = list(prefetch(range(3, 9), make, workers=2))
+    assert [step for step, *_ in batches] == list(range(3, 9))
+    assert all(torch.equal(image, make(step)[1]) for step, image, _ in batches)
+    makers = {maker for *_, maker in batches}
+    assert len(makers) == 2 and os.getpid() not in makers
+    with pytest.raises(DataInvalid, match="There is no face"):
+        list(prefetch(range(3, 12), make, workers=2))
 
 
 def test_the_thread_that_makes_batches_ends_with_them():

@@ -55,7 +55,7 @@ def add_common(parser: argparse.ArgumentParser, *, cache: bool = True) -> argpar
     """Add --device, --threads and --cache. Returns --device."""
     help = "where to compute (default: %(default)s)"
     device = parser.add_argument("--device", choices=DEVICES, default="auto", help=help)
-    help = "CPU threads of torch, of the face landmarker, and that make batches (default: 1)"
+    help = "CPU threads of torch and the face landmarker; processes that make batches for a GPU (default: 1)"
     parser.add_argument("--threads", type=at_least(1), default=1, help=help)
     if cache:
         help = "folder that caches detected faces (default: %(default)s)"

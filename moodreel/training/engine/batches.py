@@ -1,12 +1,12 @@
-"""Shuffle examples each epoch, and prefetch batches in other threads."""
+"""Shuffle examples each epoch, and prefetch batches in another thread or in worker processes."""
 
 import math
-from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+from torch.utils.data import DataLoader
 
 Made = TypeVar("Made")
 
@@ -34,12 +34,18 @@ def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np
     return order[position * batch_size : (position + 1) * batch_size]
 
 
-def prefetch(steps: range, make: Callable[[int], Made], threads: int = 1) -> Iterator[Made]:
-    """Yield `make(step)` for each step in order, while other threads make the next ones."""
-    with ThreadPoolExecutor(threads) as pool:
-        pending = deque(pool.submit(make, step) for step in steps[:threads])
-        for step in steps[threads:]:
-            batch = pending.popleft().result()
+def prefetch(steps: range, make: Callable[[int], Made], workers: int = 0) -> Iterator[Made]:
+    """Yield `make(step)` for each step in order, made ahead by another thread, or by some worker processes.
+
+    Several threads would not be faster, because Python runs only one of them at a time.
+    """
+    if workers:
+        yield from DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=make)  # type: ignore[arg-type]
+        return
+    with ThreadPoolExecutor(1) as pool:
+        pending = [pool.submit(make, step) for step in steps[:1]]
+        for step in steps[1:]:
+            batch = pending.pop().result()
             pending.append(pool.submit(make, step))
             yield batch
         for last in pending:

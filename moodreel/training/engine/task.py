@@ -30,7 +30,7 @@ class Task(ABC):
 
     @abstractmethod
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        """Make a batch, on the CPU. Runs in other threads, while the network trains on the previous batches.
+        """Make a batch, on the CPU. Runs in another thread or process, while the network trains on previous batches.
 
         Args:
             step: number of the batch, from 0, counted through all phases.

@@ -222,14 +222,14 @@ class Trainer:
         return bool(self.config.patience) and self.stale >= self.config.patience
 
     def _batches(self, steps: range, first_step: int, phase: Phase) -> Iterator[list[Any]]:
-        """Yield the batches of each step, while other threads make those of the next steps."""
+        """Yield the batches of each step, made ahead: for a GPU by as many processes as torch may use threads."""
         parts, number = self.config.grad_accumulation, self.phase
 
         def make(step: int) -> list[Any]:
             rng = np.random.default_rng((self.config.seed, number, step))
             return [self.task.sample_batch((first_step + step) * parts + i, rng, phase) for i in range(parts)]
 
-        return prefetch(steps, make, torch.get_num_threads())
+        return prefetch(steps, make, workers=torch.get_num_threads() if self.device.type == "cuda" else 0)
 
     def _update(self, batches: list[Any], phase: Phase) -> float:
         """Take one optimizer step. Returns the mean loss of the batches."""

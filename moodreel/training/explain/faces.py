@@ -84,7 +84,7 @@ def faces_of_dataset(spec: str, context: DataContext, kind: CropKind, *, count: 
     images = ImageSequence(examples)
     faces = context.extract_faces(images)
     explained = []
-    for number in np.flatnonzero(faces.found):
+    for number in np.flatnonzero(faces.found).tolist():
         crop = crop_image(images[number], faces.landmarks[number], kind)
         features, name = replace(single_frame(faces, number), crop=crop), data.name.lower().replace(" ", "-")
         explained.append(FaceToExplain(f"{name}-{rows[number]}", features, examples[number].label))

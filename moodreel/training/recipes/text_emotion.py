@@ -320,8 +320,8 @@ class MultiLabelTextTask(Task):
     config: TrainConfig
     options: TextTaskOptions
     monitor = "macro_f1"
-    _batches: tuple[int, list[np.ndarray]] = field(default=(-1, []), init=False)
-    """The epoch that batches were made for last, and these batches."""
+    _epoch: int = field(default=-1, init=False)
+    _batches: list[np.ndarray] = field(default_factory=list, init=False)
 
     def __post_init__(self) -> None:
         self.steps_per_epoch = math.ceil(len(self.tokens) / self.config.batch_size)
@@ -346,12 +346,10 @@ class MultiLabelTextTask(Task):
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> tuple[torch.Tensor, np.ndarray]:
         """Return a batch."""
         epoch, index = divmod(step, self.steps_per_epoch)
-        current, batches = self._batches
-        if epoch != current:
+        if epoch != self._epoch:
             order = np.random.default_rng((self.config.seed, epoch))
-            batches = _make_batches(self.tokens, self.config.batch_size, order)
-            self._batches = epoch, batches
-        rows = batches[index]
+            self._epoch, self._batches = epoch, _make_batches(self.tokens, self.config.batch_size, order)
+        rows = self._batches[index]
         return pad([self.tokens[row] for row in rows], self.network.pad_id), rows
 
     def logits_and_labels(self, batch: tuple[torch.Tensor, np.ndarray]) -> tuple[torch.Tensor, ...]:
