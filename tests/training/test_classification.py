@@ -31,7 +31,7 @@ from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import Split, split
 from moodreel.training.engine import checkpoint
 from moodreel.training.engine.schedule import Phase
-from moodreel.training.engine.trainer import TrainerConfig, fit
+from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment import audiovisual_adapter
@@ -46,6 +46,7 @@ from moodreel.training.experiment.runner import training_phases
 from moodreel.training.export.model_folder import write_json
 from tests.support import ravdess, synthetic_frames
 from tests.support.whisper_weights import random_arrays, write_ctranslate2
+from tests.training.test_trainer import fit
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)

@@ -197,7 +197,7 @@ def test_network_learns_and_its_folder_predicts_the_same(tmp_path, data, pretrai
     assert card.thresholds == trained.thresholds
 
 
-def test_network_overfits_32_texts(data, pretrained):
+def test_network_overfits_32_texts(data, pretrained, tmp_path):
     rng = np.random.default_rng(0)
     texts = tuple(" ".join(rng.choice(FILLER, 6)) for _ in range(32))
     classes = np.eye(7, dtype=np.float32)[rng.integers(0, 7, 32)]
@@ -209,7 +209,7 @@ def test_network_overfits_32_texts(data, pretrained):
     task = training.MultiLabelTextTask(net, tokens, examples, tokens, classes, request.config, request.options)
     batch = training.pad(tokens, 0), np.arange(32)
     before = float(task.loss(batch, task.phase()).detach())
-    trainer.fit(task, [task.phase()], replace(task.trainer_config(), eval_every=1000))
+    trainer.fit(task, [task.phase()], replace(task.trainer_config(), eval_every=1000), tmp_path)
     assert float(task.loss(batch, task.phase()).detach()) < before / 10
     assert (training.predict(net, tokens, request.config).argmax(dim=1).numpy() == classes.argmax(axis=1)).mean() > 0.95
 

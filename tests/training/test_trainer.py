@@ -9,6 +9,7 @@ import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
 import cv2
@@ -24,9 +25,15 @@ from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.device import autocast_dtype, resolve_device, use_deterministic_kernels
 from moodreel.training.engine.schedule import SCHEDULES, Phase
 from moodreel.training.engine.task import Task
-from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory
 
 COUNT, CLASSES = 32, 4
+
+
+def fit(task, phases, config, folder=None, **more):
+    """Fit with a folder, or with one that is removed."""
+    with TemporaryDirectory() as scratch:
+        return trainer.fit(task, phases, config, folder or Path(scratch), **more)
 
 
 class Toy(Task):

@@ -81,7 +81,7 @@ def fit(
     task: Task,
     phases: Iterable[Phase],
     config: TrainerConfig,
-    folder: Path | None = None,
+    folder: Path,
     *,
     resume: bool = False,
     metadata: Mapping[str, object] | None = None,
@@ -93,7 +93,7 @@ def fit(
         task: is trained in place, on the device of its network.
         phases: run one after the other.
         config: settings of all phases.
-        folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events; None writes nothing.
+        folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events.
         resume: continue from the checkpoint in the folder, if there is one.
         metadata: the run as the checkpoint describes it (architecture, arguments, labels, recipe, data): plain values.
         wandb: project of Weights & Biases to log to as well.
@@ -103,16 +103,15 @@ def fit(
     """
     phases = tuple(phases)
     about = checkpoint.to_plain({**(metadata or {}), "running": asdict(config), "phases": [asdict(p) for p in phases]})
-    path = folder / CHECKPOINT if folder else None
-    state = checkpoint.resume(path, about) if path and resume and path.is_file() else None
+    path = folder / CHECKPOINT
+    state = checkpoint.resume(path, about) if resume and path.is_file() else None
     trainer = Trainer(task, config, state)
     metrics_logger = MetricsLogger(folder, history=trainer.history, wandb=wandb, about=about)
     with metrics_logger, logging_redirect_tqdm():
         for number, phase in list(enumerate(phases))[trainer.phase :]:
             for row in trainer.run_phase(phase, number, first_step=sum(each.steps for each in phases[:number])):
                 metrics_logger.write(row)
-                if path:
-                    checkpoint.save(path, {**trainer.state_dict(), "about": about})
+                checkpoint.save(path, {**trainer.state_dict(), "about": about})
     return trainer.finish()
 
 

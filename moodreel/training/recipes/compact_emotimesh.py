@@ -198,5 +198,5 @@ def sequence_logits(network: CompactEmotiMeshNet, clips: SequenceBatch) -> torch
 
 
 def flatten(faces: FaceTable) -> np.ndarray:
-    """Return the network's inputs, float32 (N, 1486): landmarks, then blendshapes, as `compact_emotimesh.read` does."""
+    """Return the network's inputs, float32 (N, 1486): landmarks, then blendshapes, as `to_input` does."""
     return np.concatenate([faces.normalized_landmarks.reshape(len(faces.found), -1), faces.blendshapes], axis=1)
