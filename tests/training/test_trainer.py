@@ -123,6 +123,10 @@ def test_resuming_a_finished_run_gives_the_same_network(full_run, tmp_path):
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
 
 
+def test_the_averaged_network_has_the_counters_of_the_network(full_run):
+    assert full_run.task.network.trunk[1].num_batches_tracked == PHASES[1].steps
+
+
 def test_frozen_parameters_and_their_batch_statistics_do_not_change():
     task = Toy()
     before = {name: tensor.clone() for name, tensor in task.network.trunk.state_dict().items()}

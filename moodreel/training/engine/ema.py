@@ -19,7 +19,8 @@ def averaged_model(network: nn.Module, decay: float, *, warmup: bool) -> Average
     def update(averages: PARAM_LIST, currents: PARAM_LIST, updates: Tensor | int) -> None:
         count = int(updates)
         now = min(decay, (1 + count) / (10 + count)) if warmup else decay
-        get_ema_multi_avg_fn(now)(averages, currents, updates)
+        # Counters, such as those of batch normalization, are copied.
+        get_ema_multi_avg_fn(now if averages[0].is_floating_point() else 0.0)(averages, currents, updates)
 
     averaged = AveragedModel(network, multi_avg_fn=update, use_buffers=True)
     return averaged.requires_grad_(False).eval()
