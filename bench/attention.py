@@ -41,11 +41,11 @@ def main() -> None:
     data = open_dataset(args.data)
     rows = np.sort(np.random.default_rng(0).permutation(data.split().held_out)[: args.count])
     images = ImageSequence([data.examples[row] for row in rows])
-    faces, landmarks = DataContext(STORE, args.cache).extract_landmarks(images)
+    faces = DataContext(STORE, args.cache).extract_faces(images)
     for name in args.models:
         model = face_model_registry(STORE).get(name)
         found = np.flatnonzero(faces.found)
-        measure(model, np.stack([crop_image(images[row], landmarks[row], model.crop_kind) for row in found]))
+        measure(model, np.stack([crop_image(images[row], faces.landmarks[row], model.crop_kind) for row in found]))
 
 
 def measure(model: FacePredictor, crops: np.ndarray) -> None:

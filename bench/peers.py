@@ -184,13 +184,13 @@ def predict_all(
 ) -> dict[str, Predictions]:
     """Predict five labels by each system: the model, the peer, and the peer's network on the faces that we found."""
     images = ImageSequence(examples)
-    faces, landmarks = context.extract_landmarks(images)
+    faces = context.extract_faces(images)
 
     def largest_box(row: int, gray: np.ndarray) -> Box | None:
         return max(map(tuple, peer.detect(gray)), key=lambda box: box[2] * box[3], default=None)
 
     def our_box(row: int, gray: np.ndarray) -> Box | None:
-        return landmark_box(landmarks[row], gray) if faces.found[row] else None
+        return landmark_box(faces.landmarks[row], gray) if faces.found[row] else None
 
     ours = model.predict(examples, IMAGES, context)
     return {

@@ -11,7 +11,6 @@ import engineio.socket
 import flask_smorest
 import pytest
 import socketio
-import torch
 from engineio.async_drivers import threading as engineio_threading
 from flask import Flask
 from flask_socketio import Namespace, SocketIO
@@ -186,7 +185,7 @@ def test_psycopg_waits_for_the_server_in_one_method_that_has_a_timeout() -> None
     assert "self._conn.wait(" in inspect.getsource(psycopg.Cursor.execute)
 
 
-# --- flask-smorest (api/openapi.py), torch (training/engine/ema.py), MediaPipe (faces/landmarker.py) ---
+# --- flask-smorest (api/openapi.py), MediaPipe (faces/landmarker.py) ---
 
 
 def test_flask_smorest_stores_the_description_on_the_view() -> None:
@@ -199,12 +198,6 @@ def test_flask_smorest_registers_error_handlers_in_one_method() -> None:
     assert parameters(flask_smorest.Api._register_error_handlers) == ["self"]
     assert parameters(flask_smorest.Api._register_pagination_header) == ["self"]
     assert {"DEFAULT_ERROR_RESPONSE_NAME", "ERROR_SCHEMA"} <= set(dir(flask_smorest.Api))
-
-
-def test_torch_interpolates_lists_of_tensors_in_place() -> None:
-    averages = [torch.zeros(2), torch.zeros(1)]
-    torch._foreach_lerp_(averages, [torch.ones(2), torch.ones(1)], 0.25)
-    assert [tensor.tolist() for tensor in averages] == [[0.25, 0.25], [0.25]]
 
 
 def test_mediapipe_landmarker_frees_its_handle_once() -> None:

@@ -3,6 +3,7 @@
 import argparse
 import logging
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -23,7 +24,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     Args:
         arguments: command-line arguments without the program's name; None for those of the process.
     """
-    args = _parser().parse_args(replace_verb(sys.argv[1:] if arguments is None else arguments))
+    words = replace_verb(sys.argv[1:] if arguments is None else arguments)
+    args = _parser().parse_args(words)
+    args.command_line = shlex.join(["python", "-m", NAME, *words])
     torch.set_num_threads(args.threads)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     try:

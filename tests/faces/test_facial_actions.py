@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -160,8 +161,9 @@ def test_fitted_surrogate_finds_the_action_behind_each_label(tmp_path, monkeypat
     emotion = np.arange(300) % 5
     truth = np.where(emotion == FIVE.index("Neutral"), SEVEN.index("neutral"), -1)
     images, landmarks = np.zeros((300, 48, 48), np.uint8), np.random.default_rng(1).random((300, 478, 3), np.float32)
+    faces = replace(made_faces(emotion), landmarks=landmarks)
     monkeypatch.setattr(training, "read_split", lambda *_, **__: SimpleNamespace(images=images, truth=truth))
-    context = SimpleNamespace(extract_landmarks=lambda _: (made_faces(emotion), landmarks))
+    context = SimpleNamespace(extract_faces=lambda _: faces)
     request = SimpleNamespace(data={"ferplus": tmp_path}, context=context)
     surrogate = fit_facial_actions(request, PerfectPredictor())
     assert surrogate.agreement > 0.7, "chance level is one fifth"

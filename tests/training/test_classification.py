@@ -29,9 +29,9 @@ from moodreel.training.data.examples import Example
 from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import DATASETS, open_dataset
 from moodreel.training.data.splits import Split, split
-from moodreel.training.engine import checkpoint, trainer
+from moodreel.training.engine import checkpoint
 from moodreel.training.engine.schedule import Phase
-from moodreel.training.engine.trainer import TrainerConfig, fit
+from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.evaluation.audiovisual_model import EvaluatedAudioVisualModel
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment import audiovisual_adapter
@@ -46,6 +46,7 @@ from moodreel.training.experiment.runner import training_phases
 from moodreel.training.export.model_folder import write_json
 from tests.support import ravdess, synthetic_frames
 from tests.support.whisper_weights import random_arrays, write_ctranslate2
+from tests.training.test_trainer import fit
 
 COUNT, LABELS = 32, ("one", "two", "three", "four")
 TRUTH = np.arange(COUNT) % len(LABELS)
@@ -469,32 +470,6 @@ def test_whisper_hears_pairs_and_is_named_in_model_json(recordings, cache, tmp_p
     assert open_models([str(tmp_path / "pairs")], STORE)[0].run_once()
 
 
-@pytest.mark.training
-def test_pairs_start_from_audio_branches_of_the_same_folds(recordings, cache, tmp_path, monkeypatch):
-    monkeypatch.setitem(DATASETS, "ferplus", lambda path: faces_of_eight())
-    data, folded = f"ravdess-audio:{recordings}", ("--folds", "2", "--model-arg", "fusion=late")
-    run(tmp_path / "recordings", data, cache, *folded, "--epochs", "1", preset="audio-visual")
-    initial_audio = {}
-    monkeypatch.setattr(
-        trainer,
-        "fit",
-        lambda task, phases, running, folder, **more: (
-            initial_audio.setdefault(folder.name, {k: v.clone() for k, v in task.network.audio.state_dict().items()}),
-            fit(task, phases, running, folder, **more),
-        )[1],
-    )
-    checkpoint = ("--audio-checkpoint", str(tmp_path / "recordings"))
-    options = (*folded, "--faces", f"ferplus:{recordings}", *checkpoint, "--epochs", "1")
-    run(tmp_path / "pairs", data, cache, *options, preset="audio-visual")
-    for name, folder in (("fold-1", "fold-1/"), ("fold-2", "fold-2/"), ("pairs", "")):
-        saved = torch.load(tmp_path / "recordings" / f"{folder}checkpoint.pt", weights_only=True)["network"]
-        assert all(torch.equal(tensor, saved[f"audio.{key}"]) for key, tensor in initial_audio[name].items())
-    assert "| UAR, audio alone | UAR, video alone |" in (tmp_path / "pairs" / "CARD.md").read_text()
-    assert not torch.equal(initial_audio["fold-1"]["linear.weight"], initial_audio["fold-2"]["linear.weight"])
-    with pytest.raises(SystemExit, match="was trained on other recordings"):
-        run(tmp_path / "other", data, cache, *options, "--seed", "1", preset="audio-visual")
-
-
 def faces_of_eight() -> Dataset:
     """Return two images of each of FER+'s seven labels on each side."""
     images = np.random.default_rng(0).integers(0, 255, (28, 48, 48), dtype=np.uint8)
@@ -597,10 +572,11 @@ def test_invalid_values_are_refused_by_the_parser(option, value, message, tmp_pa
     assert message in capsys.readouterr().err
 
 
-def test_out_that_is_a_file_is_refused(image_folder, tmp_path):
+@pytest.mark.parametrize("command", ["train improved-cnn", "explain resemotenet", "compare vit"])
+def test_out_that_is_a_file_is_refused_before_any_work(command, tmp_path):
     (tmp_path / "photo.jpg").write_text("the user's")
-    with pytest.raises(SystemExit, match="name another folder with --out"):
-        main(["train", "improved-cnn", "--data", f"images:{image_folder}", "--out", str(tmp_path / "photo.jpg")])
+    with pytest.raises(SystemExit, match=r"photo\.jpg is a file; name another folder with --out"):
+        main([*command.split(), "--data", f"images:{tmp_path}", "--out", str(tmp_path / "photo.jpg")])
     assert (tmp_path / "photo.jpg").read_text() == "the user's"
 
 
@@ -634,11 +610,3 @@ def test_a_model_json_that_cannot_be_written_stays_as_it_was(tmp_path):
     with pytest.raises(UnicodeEncodeError):
         write_json(tmp_path, {"name": "\udcff"})
     assert json.loads((tmp_path / "model.json").read_text()) == {"name": "mine"}
-
-
-def test_operating_system_errors_end_in_one_line(image_folder, tmp_path):
-    (tmp_path / "taken").write_text("the user's")
-    image = next(image_folder.glob("happy/*.png"))
-    with pytest.raises(SystemExit, match=r"taken: File exists; repair it or name another\.$"):
-        main(["explain", "resemotenet", str(image), "--out", str(tmp_path / "taken")])
-    assert (tmp_path / "taken").read_text() == "the user's"

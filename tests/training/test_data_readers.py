@@ -40,7 +40,6 @@ WRONG = {
     "03-01-06-01-02-03-12.wav": "repetition is 03",
     "03-01-06-01-02-01-25.wav": "actor is 25",
     "03-01-01-02-02-01-12.wav": "strong intensity",
-    "03-02-07-01-02-01-12.wav": "disgust is not sung",
     "03-01-06-01-02-01-12.mp4": "modality is audio",
     "01-01-06-01-02-01-12.wav": "modality is audio-video",
 }

@@ -11,7 +11,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from moodreel.emotions import EIGHT, SEVEN
+from moodreel.emotions import EIGHT, FIVE, SEVEN
 from moodreel.errors import DataInvalid, ModelNotFound, MoodreelError
 from moodreel.faces.features import CropKind, crop_square
 from moodreel.faces.landmarker import FaceLandmarker
@@ -23,6 +23,7 @@ from moodreel.models.networks.multi_head import MultiHeadFaceNet
 from moodreel.models.networks.vit import ViTNet
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.__main__ import main
+from moodreel.training.augmentation.pseudo_sequences import SequenceKind
 from moodreel.training.comparison import cost as costs
 from moodreel.training.comparison.cost import count_flops, measure_costs
 from moodreel.training.comparison.report import NUMBERS, PAGE, TEXT
@@ -30,6 +31,7 @@ from moodreel.training.data import loading
 from moodreel.training.data.examples import Example
 from moodreel.training.data.face_cache import FaceTable
 from moodreel.training.data.loading import DataContext
+from moodreel.training.evaluation import pseudo_sequences
 from moodreel.training.evaluation.evaluate import evaluate
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel
 from moodreel.training.evaluation.open_models import open_models
@@ -99,7 +101,7 @@ def banded(tmp_path, monkeypatch):
         crops = np.stack([images[row] for row in range(len(images))])
         blank = np.zeros((len(crops), 478, 3), np.float32)
         found = np.arange(len(crops)) % 20 != 7
-        return FaceTable(blank, blank[:, :52, 0], blank[:, 0], crops, found)
+        return FaceTable(blank, blank, blank[:, :52, 0], blank[:, 0], crops, found)
 
     monkeypatch.setattr(loading, "extract_faces", find_all)
     return tmp_path
@@ -241,14 +243,35 @@ def test_square_crops_are_the_same_as_in_serving(tmp_path, portrait):
     served = crop_square(wide, landmarker.detect(wide)[0].landmarks)
     predictor = FacePredictor(BrightnessNet(), ModelCard(name="r", architecture="reader", labels=SEVEN), sha256="")
     for images in ([wide, tight], [gray, gray]):
-        faces, landmarks = context.extract_landmarks(images)
+        faces = context.extract_faces(images)
         assert faces.found.all()
-        predictions = predict_rows(predictor, faces, np.array([0, 1]), images, landmarks)
+        predictions = predict_rows(predictor, faces, np.array([0, 1]), images)
         expected = torch.tensor([served.mean() / 255, *[0.0] * 6]).softmax(dim=0)[0]
         assert predictions[:, 0] == pytest.approx(float(expected), abs=0.01)
-    again, cached = context.extract_landmarks([gray, gray])
-    np.testing.assert_array_equal(cached, landmarks)
-    np.testing.assert_array_equal(again.crops, faces.crops)
+    cached = context.extract_faces([gray, gray])
+    np.testing.assert_array_equal(cached.landmarks, faces.landmarks)
+    np.testing.assert_array_equal(cached.crops, faces.crops)
+
+
+class GrayBrightnessNet(BrightnessNet):
+    """The same for gray crops, in five labels."""
+
+    crop_kind = CropKind.GRAY
+
+    def forward(self, images):
+        return super().forward(images[..., None])[..., :5]
+
+
+def test_only_models_that_read_no_images_are_measured_on_pseudo_sequences(tmp_path, portrait, monkeypatch):
+    monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 5)
+    data = tmp_path / "pictures"
+    write_faces(data, portrait)
+    (data / "sad").rename(data / "neutral")
+    card = ModelCard(name="g", architecture="reader", labels=FIVE)
+    gray, compact = FacePredictor(GrayBrightnessNet(), card, sha256=""), load_face_model(STORE / "compact-emotimesh")
+    context = DataContext(STORE, tmp_path / "cache")
+    assert evaluate(gray, data, context).sequences is None
+    assert evaluate(compact, data, context).sequences.by_kind.keys() == {kind.name.lower() for kind in SequenceKind}
 
 
 def test_a_model_that_reads_square_crops_can_be_evaluated(tmp_path, portrait):

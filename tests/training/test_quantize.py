@@ -19,7 +19,7 @@ from moodreel.models.huggingface.pretrained import build_pretrained, save_pretra
 from moodreel.models.networks.audiovisual import AudioVisualBatch, AudioVisualNet
 from moodreel.models.quantization import PRECISIONS, SCALE_SUFFIX, QuantizedEmbedding, dequantize, to_float16, to_int8
 from moodreel.training.__main__ import main
-from moodreel.training.export.quantize import convert_weights, precision_of, quantize_model
+from moodreel.training.export.quantize import convert_weights, precision_of, report_change
 from tests.models.test_multi_head import random_features, randomize_network
 from tests.models.test_networks import THREE, TINY, save_network
 from tests.models.test_pretrained import RESNET, VIT
@@ -139,15 +139,20 @@ def predict(folder):
     return np.stack([verdict.probabilities for verdict in load_face_model(folder).predict(FACES, per_frame=False)])
 
 
+def convert_and_report(folder, weights, truth):
+    """Convert the model `full` to `small`. Returns the report, and the probabilities of both."""
+    convert_weights(folder / "full", folder / "small", weights)
+    before, after = predict(folder / "full"), predict(folder / "small")
+    options = {"data": "made faces", "option": "images:PATH"}
+    return report_change(folder / "full", folder / "small", before, after, truth, **options), before, after
+
+
 def test_report_compares_the_predictions_of_both_folders(tmp_path):
     save_network(tmp_path / "full", "improved-cnn")
     (tmp_path / "full" / "CARD.md").write_text("# full\n\nAn older card.\n")
     truth = predict(tmp_path / "full").argmax(axis=1)
     truth[:10] = (truth[:10] + 1) % 3
-    report = quantize_model(
-        tmp_path / "full", tmp_path / "small", "int8", predict, truth, data="made faces", option="images:PATH"
-    )
-    before, after = predict(tmp_path / "full"), predict(tmp_path / "small")
+    report, before, after = convert_and_report(tmp_path, "int8", truth)
     assert report.before.accuracy == 0.75
     assert report.after.accuracy == (after.argmax(axis=1) == truth).mean()
     assert report.changed == (before.argmax(axis=1) != after.argmax(axis=1)).sum()
@@ -169,9 +174,7 @@ def test_report_shows_a_loss_of_accuracy(tmp_path, monkeypatch):
     save_network(tmp_path / "full", "improved-cnn")
     truth = predict(tmp_path / "full").argmax(axis=1)
     monkeypatch.setitem(PRECISIONS, "broken", lambda state: state | {"heads.weight": -state["heads.weight"]})
-    report = quantize_model(
-        tmp_path / "full", tmp_path / "small", "broken", predict, truth, data="made faces", option="images:PATH"
-    )
+    report, *_ = convert_and_report(tmp_path, "broken", truth)
     assert report.before.accuracy == 1 and report.after.accuracy < 1
     assert report.max_change > 0.1
 

@@ -20,9 +20,10 @@ from moodreel.models.face_registry import face_model_registry
 from moodreel.models.networks import efficientnet_lite
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
 from moodreel.training.__main__ import main
-from moodreel.training.data.ferplus import FER2013_LABELS, VOTE_LABELS
+from moodreel.training.data.fer2013 import VOTE_COLUMNS
+from moodreel.training.data.ferplus import FER2013_LABELS
+from moodreel.training.data.label_mapping import map_label
 from moodreel.training.data.loading import DataContext
-from moodreel.training.data.muxspace import LABEL_NAMES
 from moodreel.training.engine import trainer
 from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.evaluation import predict as prediction
@@ -76,10 +77,14 @@ def train(request):
     return recipe_of(request).train(request)
 
 
+COLUMN_OF = {map_label(name, SEVEN): column for column, name in enumerate(VOTE_COLUMNS[:7])}
+"""Index of the column of FER+'s votes for each label."""
+
+
 def write_ferplus(folder, count):
     """Write FER+ arrays of blank images with all votes for one label. Returns the labels (N,)."""
     emotion = np.arange(count) % 5
-    rows = [np.eye(10, dtype=np.uint8)[VOTE_LABELS.index(SEVEN_OF_FIVE[index])] * 10 for index in emotion]
+    rows = [np.eye(10, dtype=np.uint8)[COLUMN_OF[SEVEN_OF_FIVE[index]]] * 10 for index in emotion]
     fer2013 = [FER2013_LABELS.index(SEVEN_OF_FIVE[index]) for index in emotion]
     for split in ("train", "valid"):
         write_split(folder, split, rows, fer2013=fer2013)
@@ -89,8 +94,7 @@ def write_ferplus(folder, count):
 def patch_landmarker(monkeypatch, faces):
     """Make the face landmarker find these faces, in their order, in any images."""
     landmarks = np.repeat(np.arange(len(faces.crops), dtype=np.float32), 478 * 3).reshape(-1, 478, 3)
-    monkeypatch.setattr(DataContext, "extract_faces", lambda *_: faces)
-    monkeypatch.setattr(DataContext, "extract_landmarks", lambda *_: (faces, landmarks))
+    monkeypatch.setattr(DataContext, "extract_faces", lambda *_: replace(faces, landmarks=landmarks))
     for module in (face_expression, moodreel_five, prediction):
         monkeypatch.setattr(module, "crop_image", lambda image, landmarks, kind: crop_of(faces, landmarks, kind))
     monkeypatch.setattr(pseudo_sequences, "SEQUENCES", 30)
@@ -315,10 +319,10 @@ def test_each_head_learns_the_labels_of_its_convention(tmp_path, banded_faces, m
     muxspace_label_of = {
         index: SEVEN[other] for index, other in zip(sorted({*seven}), np.roll(sorted({*seven}), 1), strict=True)
     }
-    named = {ours: theirs for theirs, ours in LABEL_NAMES.items()}
     people = (f"P{number}" for number in itertools.count() if zlib.crc32(f"P{number}".encode()) % 5)
     people = {
-        f"{name}_0001.jpg": (named[muxspace_label_of[index]], 90) for name, index in zip(people, seven, strict=False)
+        f"{name}_0001.jpg": (VOTE_COLUMNS[COLUMN_OF[muxspace_label_of[index]]], 90)
+        for name, index in zip(people, seven, strict=False)
     }
     write_muxspace(tmp_path, people)
     values = SHORT_RUN | {"steps": 90, "batch_size": 64, "muxspace_share": 0.5, "teacher": ""}

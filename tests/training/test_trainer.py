@@ -3,28 +3,37 @@
 import csv
 import json
 import logging
+import os
 import re
 import shutil
 import threading
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from moodreel.errors import DataInvalid
-from moodreel.models.networks.audiovisual import AudioVisualBatch
+from moodreel.training.engine import trainer
 from moodreel.training.engine.batches import epoch_indices, prefetch
 from moodreel.training.engine.checkpoint import CHECKPOINT
-from moodreel.training.engine.device import autocast_dtype, deterministic, resolve_device, to_device
+from moodreel.training.engine.device import autocast_dtype, resolve_device, use_deterministic_kernels
 from moodreel.training.engine.schedule import SCHEDULES, Phase
 from moodreel.training.engine.task import Task
-from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory, fit
+from moodreel.training.engine.trainer import TrainerConfig, TrainingHistory
 
 COUNT, CLASSES = 32, 4
+
+
+def fit(task, phases, config, folder=None, **more):
+    """Fit with a folder, or with one that is removed."""
+    with TemporaryDirectory() as scratch:
+        return trainer.fit(task, phases, config, folder or Path(scratch), **more)
 
 
 class Toy(Task):
@@ -99,6 +108,11 @@ def test_an_interrupted_run_resumes_bit_for_bit(full_run, tmp_path, interrupt_at
     assert (tmp_path / CHECKPOINT).stat().st_size == pytest.approx(size, rel=0.05)
 
 
+def test_worker_processes_give_the_same_run(full_run, monkeypatch):
+    monkeypatch.setattr(trainer, "prefetch", lambda steps, make, workers: prefetch(steps, make, workers=2))
+    assert fit(Toy(), PHASES, CONFIG).rows == full_run.history.rows
+
+
 def test_resuming_a_finished_run_gives_the_same_network(full_run, tmp_path):
     again, folder = Toy(), tmp_path / "copy"
     shutil.copytree(full_run.folder, folder)
@@ -107,6 +121,10 @@ def test_resuming_a_finished_run_gives_the_same_network(full_run, tmp_path):
     expected, actual = full_run.task.network.state_dict(), again.network.state_dict()
     assert expected.keys() == actual.keys()
     assert all(torch.equal(expected[name], actual[name]) for name in expected)
+
+
+def test_the_averaged_network_has_the_counters_of_the_network(full_run):
+    assert full_run.task.network.trunk[1].num_batches_tracked == PHASES[1].steps
 
 
 def test_frozen_parameters_and_their_batch_statistics_do_not_change():
@@ -280,15 +298,6 @@ def test_wandb_must_be_installed_to_be_used(monkeypatch):
         fit(Toy(), PHASES, CONFIG, wandb="moodreel")
 
 
-def test_tensors_in_nested_containers_are_moved_to_the_device():
-    meta, faces = torch.device("meta"), [np.zeros(3)]
-    batch = AudioVisualBatch(*(torch.zeros(2, 3) for _ in range(4)))
-    moved = to_device({"batch": batch, "pair": (torch.zeros(1), 7), "faces": faces}, meta)
-    assert all(tensor.device == meta for tensor in vars(moved["batch"]).values() if tensor is not None)
-    assert moved["pair"][0].device == meta and moved["pair"][1] == 7
-    assert moved["faces"] == faces and moved["faces"][0] is faces[0]
-
-
 def test_an_unknown_or_missing_device_is_refused_and_auto_takes_what_is_there(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
@@ -309,16 +318,18 @@ def test_half_precision_depends_on_the_device_and_on_the_cpu_on_bf16(monkeypatch
         assert autocast_dtype(cuda, bf16=False) is dtype
 
 
-def test_cuda_runs_deterministic_kernels_while_training_and_the_cpu_is_left_alone():
+def test_cuda_runs_deterministic_kernels_and_the_cpu_is_left_alone(monkeypatch):
     def flags():
         return torch.backends.cudnn.deterministic, torch.are_deterministic_algorithms_enabled()
 
-    before = flags()
-    with deterministic(torch.device("cuda")):
+    monkeypatch.setattr(torch.backends.cudnn, "deterministic", False)
+    use_deterministic_kernels(torch.device("cpu"))
+    assert flags() == (False, False)
+    try:
+        use_deterministic_kernels(torch.device("cuda"))
         assert flags() == (True, True)
-    with deterministic(torch.device("cpu")):
-        assert flags() == before
-    assert flags() == before
+    finally:
+        torch.use_deterministic_algorithms(False)
 
 
 def test_batches_come_in_order_and_are_made_ahead():
@@ -329,6 +340,24 @@ def test_batches_come_in_order_and_are_made_ahead():
         assert all(event.wait(20) for event in made[: step + 2])
         assert not any(event.is_set() for event in made[step + 2 :])
     assert list(batches) == []
+
+
+def test_for_a_gpu_batches_come_in_order_from_worker_processes():
+    cv2.GaussianBlur(np.zeros((2000, 2000, 3), np.uint8), (0, 0), 3)  # OpenCV has its threads before the fork
+
+    def make(step):
+        if step == 9:
+            raise DataInvalid("There is no face.")
+        image = np.random.default_rng(step).integers(0, 256, (96, 96, 3), np.uint8)
+        return step, torch.from_numpy(cv2.GaussianBlur(image, (0, 0), 3)), os.getpid()
+
+    batches = list(prefetch(range(3, 9), make, workers=2))
+    assert [step for step, *_ in batches] == list(range(3, 9))
+    assert all(torch.equal(image, make(step)[1]) for step, image, _ in batches)
+    makers = {maker for *_, maker in batches}
+    assert len(makers) == 2 and os.getpid() not in makers
+    with pytest.raises(DataInvalid, match="There is no face"):
+        list(prefetch(range(3, 12), make, workers=2))
 
 
 def test_the_thread_that_makes_batches_ends_with_them():

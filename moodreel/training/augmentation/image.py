@@ -45,6 +45,11 @@ def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: floa
     return crop
 
 
+def augment_crops(crops: np.ndarray, rng: np.random.Generator, *, clean_prob: float) -> np.ndarray:
+    """Augment a batch of crops, uint8 (B, ...), as `augment_crop` does one."""
+    return np.stack([augment_crop(crop, rng, clean_prob=clean_prob) for crop in crops])
+
+
 def augment_face_square(image: np.ndarray, side: int, rng: np.random.Generator | None) -> np.ndarray:
     """Resize a square around a face, and mirror, rotate, blur, relight, add noise and cover a part at random.
 

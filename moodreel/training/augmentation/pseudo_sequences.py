@@ -117,7 +117,7 @@ class PseudoSequenceGenerator:
         usable = faces.found & (targets.sum(axis=1) > 0)
         self._faces = faces.select(usable)
         self._targets = targets[usable]
-        self._deformation = deformation
+        self.deformation = deformation
         self._blendshape_std = self._faces.blendshapes.std(axis=0)
         neutral = self._targets[:, FIVE.index("Neutral")]
         self._neutral = np.flatnonzero(neutral > 0.7)
@@ -165,7 +165,7 @@ class PseudoSequenceGenerator:
             blendshapes += _idle_motion(frames, self._blendshape_std, rng)
         blendshapes = blendshapes.clip(0, 1)
         still = self._faces.normalized_landmarks[row].reshape(-1)
-        landmarks = still + (blendshapes - own) @ self._deformation.by_blendshape
+        landmarks = still + (blendshapes - own) @ self.deformation.by_blendshape
         if frames > 1:
             landmarks += self._head_turn(row, frames, rng)
             landmarks += rng.normal(0, 0.03, landmarks.shape)
@@ -192,7 +192,7 @@ class PseudoSequenceGenerator:
         turned = pose + np.outer(_slow_wave(frames, rng), rng.normal(0, 6, 3))
         offsets: np.ndarray = (_pose_terms(turned) - _pose_terms(pose[None])).astype(
             np.float32
-        ) @ self._deformation.by_pose
+        ) @ self.deformation.by_pose
         return offsets
 
 

@@ -1,7 +1,6 @@
 """`compare MODEL… --data NAME:PATH --out DIR`: measure models side by side, and write the report."""
 
 import argparse
-import shlex
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.data.splits import SPLIT_BY
 from moodreel.training.engine.device import resolve_device
-from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.metrics import CONFUSION_METRICS
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.recipe import STORE
@@ -61,7 +59,6 @@ def run(args: argparse.Namespace) -> None:
     check_out(args.out, overwrite=args.overwrite)
     data = open_dataset(args.data)
     models = open_models(args.models, STORE, device=str(resolve_device(args.device)))
-    check_media(models, data.media)
     cards = [model.info.card for model in models]
     split = evaluation_split(data, cards, share=args.test_fraction, by=args.split_by, seed=args.seed)
     groups = groups_of(args.groups, data, Path(args.data.partition(":")[2])) if args.groups else None
@@ -69,7 +66,7 @@ def run(args: argparse.Namespace) -> None:
     config = ComparisonConfig(args.metric, args.resamples, args.seed, args.gap_sample, args.gap)
     comparison, evaluation = compare(models, data, split, context, config, groups=groups)
     drawn = draw_faces(models, evaluation, data.media, context)
-    write_report(args.out, comparison, command_of(args), drawn)
+    write_report(args.out, comparison, args.command_line, drawn)
     for sentence in verdict(comparison):
         print(sentence)
     print(f"Held out: {comparison.split_description}\n{args.out / PAGE}, {args.out / TEXT}")
@@ -81,15 +78,3 @@ def groups_of(file: Path, data: Dataset, folder: Path) -> dict[str, np.ndarray]:
     if not all(isinstance(each, Path) for each in media):
         raise DataInvalid("--groups names files in a folder for each label, but this set has arrays; leave it out.")
     return read_groups(file, tuple(Path(str(each)).relative_to(folder).as_posix() for each in media))
-
-
-def command_of(args: argparse.Namespace) -> str:
-    """Return the command that made a report, with all options that its numbers depend on."""
-    words = ["python", "-m", "moodreel.training", "compare", *args.models, "--data", args.data]
-    words += ["--groups", str(args.groups)] if args.groups else []
-    words += ["--metric", args.metric] if args.metric != DECISION_METRIC else []
-    words += ["--test-fraction", f"{args.test_fraction:g}"] if args.test_fraction is not None else []
-    words += ["--split-by", args.split_by] if args.split_by else []
-    words += ["--seed", str(args.seed), "--resamples", str(args.resamples), "--gap-sample", str(args.gap_sample)]
-    words += ["--gap"] if args.gap else []
-    return shlex.join([*words, "--out", str(args.out)])

@@ -1,7 +1,6 @@
 """`export MODEL --weights int8 --data NAME:PATH --out DIR`: write a model with weights of another data type."""
 
 import argparse
-from pathlib import Path
 
 import numpy as np
 
@@ -16,7 +15,7 @@ from moodreel.training.engine.device import resolve_device
 from moodreel.training.evaluation.face_model import check_media
 from moodreel.training.evaluation.open_models import open_models
 from moodreel.training.experiment.recipe import STORE
-from moodreel.training.export.quantize import quantize_model
+from moodreel.training.export.quantize import convert_weights, report_change
 
 
 def add_parser(commands: Commands) -> None:
@@ -55,20 +54,14 @@ def run(args: argparse.Namespace) -> None:
     before = model.predict(examples, data.media, context)
     if not before.found.any():
         raise DataInvalid(f"No face was found in any of {len(rows)} examples of {data.name}; check the files.")
-    matrix = mapping_matrix(model.info.labels, labels)
+    convert_weights(model.path, args.out, args.weights)
+    [converted] = open_models([str(args.out)], STORE, device=device)
+    after, matrix = converted.predict(examples, data.media, context), mapping_matrix(model.info.labels, labels)
+    own, converted_to = (each.probabilities[before.found] @ matrix for each in (before, after))
     truth = mapping_matrix(data.labels, labels).argmax(axis=1)[data.truth[rows]][before.found]
-
-    def predict(folder: Path) -> np.ndarray:
-        predictions = before
-        if folder != model.path:
-            [other] = open_models([str(folder)], STORE, device=device)
-            predictions = other.predict(examples, data.media, context)
-        probabilities: np.ndarray = predictions.probabilities[before.found] @ matrix
-        return probabilities
-
     part = f"held-out {data.noun} of {data.name}"
     if data.published_split is None and trained_on(model.info.card, data.name):
         # After cross-validation, the weights are trained on everything.
         part = f"{data.noun} of {data.name} that training may have seen (only the difference is meaningful)"
     option = f"{split_spec(args.data)[0]}:PATH"
-    print(quantize_model(model.path, args.out, args.weights, predict, truth, data=part, option=option))
+    print(report_change(model.path, args.out, own, converted_to, truth, data=part, option=option))

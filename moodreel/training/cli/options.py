@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any, TypeAlias
 
 from moodreel.errors import DataInvalid
 from moodreel.models.registry import CARD_FILE
@@ -18,10 +18,7 @@ from moodreel.training.experiment.recipe import STORE
 TRAIN_LOG = "train.log"
 """Log of a training, in the model's folder."""
 
-if TYPE_CHECKING:
-    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
-else:  # the class takes no type argument at run time
-    Commands = argparse._SubParsersAction
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 """What `add_subparsers` returns: each verb adds its parser to it."""
 
 
@@ -58,7 +55,7 @@ def add_common(parser: argparse.ArgumentParser, *, cache: bool = True) -> argpar
     """Add --device, --threads and --cache. Returns --device."""
     help = "where to compute (default: %(default)s)"
     device = parser.add_argument("--device", choices=DEVICES, default="auto", help=help)
-    help = "CPU threads of torch and the face landmarker (default: 1)"
+    help = "CPU threads of torch and the face landmarker; processes that make batches for a GPU (default: 1)"
     parser.add_argument("--threads", type=at_least(1), default=1, help=help)
     if cache:
         help = "folder that caches detected faces (default: %(default)s)"
@@ -109,11 +106,13 @@ def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
         resume: whether an interrupted training continues in it.
 
     Raises:
-        DataInvalid: the folder is in the store of shipped models, or holds files, such as an interrupted training, or
-            (with `resume`) a finished model without a checkpoint.
+        DataInvalid: the folder is a file, is in the store of shipped models, or holds files, such as an interrupted
+            training, or (with `resume`) a finished model without a checkpoint.
     """
     if out.resolve().is_relative_to(STORE.resolve()):
         raise DataInvalid(f"{out} is in the store of shipped models; write to another folder, and copy it.")
+    if out.is_file():
+        raise DataInvalid(f"{out} is a file; name another folder with --out.")
     if overwrite or (resume and (list_checkpoints(out) or not (out / CARD_FILE).is_file())):
         return
     if is_unfinished(out):

@@ -86,7 +86,8 @@ def run(preset: Preset, args: argparse.Namespace) -> None:
     if recipe.writes_model:
         for path in [] if args.resume else list_checkpoints(args.out):
             path.unlink()  # of an older run: --resume would take it for one of this run
-        _open_log(args.out, append=args.resume)
+        args.out.mkdir(parents=True, exist_ok=True)
+        logging.getLogger().addHandler(logging.FileHandler(args.out / TRAIN_LOG, mode="a" if args.resume else "w"))
     # Not the request itself: train.log is published with the model, and must not have paths of this machine.
     logger.info("%s\n%s", request.command, request.record())
     summary = start()
@@ -144,12 +145,3 @@ def parse_model_arg(text: str) -> tuple[str, Any]:
         return name.strip(), json.loads(value)
     except ValueError:
         return name.strip(), value
-
-
-def _open_log(out: Path, *, append: bool) -> None:
-    """Create a model's folder, and log to a file in it. Raises DataInvalid where it cannot be written."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        logging.getLogger().addHandler(logging.FileHandler(out / TRAIN_LOG, mode="a" if append else "w"))
-    except OSError as error:
-        raise DataInvalid(f"{out} cannot be written ({error.strerror}); name another folder with --out.") from error

@@ -7,6 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from moodreel.errors import ModelInvalid
+from moodreel.faces.features import CropKind
 from moodreel.training.comparison.plots import WIDTH, Plot, styled
 from moodreel.training.comparison.results import EvaluationRun
 from moodreel.training.data.dataset import IMAGES
@@ -15,7 +16,6 @@ from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedFaceModel, EvaluatedModel
-from moodreel.training.evaluation.predict import extract_inputs
 from moodreel.training.explain.attribution import attribute, predict_logits
 from moodreel.training.explain.render import overlay
 
@@ -55,7 +55,7 @@ def most_confident(run: EvaluationRun, index: int, *, correct: bool) -> np.ndarr
 @styled
 def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, context: DataContext) -> Figure:
     predictions, images = run.predictions[index], ImageSequence(run.examples)
-    faces, landmarks = extract_inputs(model.predictor, images, context)
+    faces, kind = context.extract_faces(images), model.predictor.crop_kind
     figure = Figure(figsize=(WIDTH, 2.9), layout="constrained")
     figure.suptitle(model.name, fontsize=9)
     grid = figure.subplots(2, COLUMNS)
@@ -66,8 +66,8 @@ def _sheet(model: EvaluatedFaceModel, index: int, run: EvaluationRun, context: D
         if len(rows) == 0:
             continue
         crops = faces.crops[rows]
-        if landmarks is not None:
-            crops = np.stack([crop_image(images[row], landmarks[row], model.predictor.crop_kind) for row in rows])
+        if kind is not CropKind.GRAY:
+            crops = np.stack([crop_image(images[row], faces.landmarks[row], kind) for row in rows])
         highlighted = highlight(model, crops, predictions.predicted[rows], run.labels)
         for axes, row, drawn in zip(axes_row, rows, crops if highlighted is None else highlighted, strict=False):
             axes.imshow(drawn, cmap="gray", vmin=0, vmax=255)

@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from moodreel.errors import DataInvalid
 from moodreel.training.comparison import tables
 from moodreel.training.comparison.plots import Plot, draw_plots
 from moodreel.training.comparison.results import Comparison
@@ -29,21 +28,15 @@ def write_report(out: Path, comparison: Comparison, command: str, faces: Sequenc
         comparison: The results to report.
         command: The command that made the comparison.
         faces: A plot of each model's most confident predictions.
-
-    Raises:
-        DataInvalid: The folder cannot be written to.
     """
     plots = draw_plots(comparison)
     page, text = (render(name, comparison, command, plots, faces) for name in ("html.jinja", "markdown.jinja"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        for plot in (*plots.values(), *faces):
-            (out / f"{plot.name}.png").write_bytes(plot.png())
-        (out / TEXT).write_text(text, encoding="utf-8")
-        (out / NUMBERS).write_text(to_json(comparison, command), encoding="utf-8")
-        (out / PAGE).write_text(page, encoding="utf-8")
-    except OSError as error:
-        raise DataInvalid(f"The report cannot be written to {out}: {error.strerror}. Name another folder.") from error
+    out.mkdir(parents=True, exist_ok=True)
+    for plot in (*plots.values(), *faces):
+        (out / f"{plot.name}.png").write_bytes(plot.png())
+    (out / TEXT).write_text(text, encoding="utf-8")
+    (out / NUMBERS).write_text(to_json(comparison, command), encoding="utf-8")
+    (out / PAGE).write_text(page, encoding="utf-8")
 
 
 def render(

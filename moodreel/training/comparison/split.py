@@ -30,8 +30,9 @@ def evaluation_split(
     everything = np.arange(len(data.examples))
     if not len(everything):
         raise DataInvalid(f"{data.name} holds no examples to compare on.")
-    if share is None and not by and data.published_split is None:
-        trained = [card.name for card in cards if trained_on(card, data.name)]
+    trained = [card.name for card in cards if trained_on(card, data.name)]
+    is_new = share is not None or bool(by)
+    if not is_new and data.published_split is None:
         reason = f"All {len(everything)} examples were evaluated: the data set has no held-out part."
         if trained:
             reason = (
@@ -39,9 +40,8 @@ def evaluation_split(
                 "--test-fraction 0.2 evaluates only what a training with default options holds out."
             )
         return Split(everything[:0], everything, bool(trained), reason)
-    is_new = share is not None or bool(by)
     split = data.split(0.2 if share is None else share, by=by or ("person" if is_new else ""), seed=seed)
-    if is_new and (trained := [card.name for card in cards if trained_on(card, data.name)]):
+    if is_new and trained:
         reason = (
             f"{split.reason} According to their cards, these models were trained on {data.name}: {', '.join(trained)}. "
             "The held-out part is new to them only if they were trained with the same split and seed, without --folds."

@@ -12,9 +12,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from scipy.optimize import linear_sum_assignment
+from sklearn.cluster import KMeans
 
 from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
@@ -81,12 +81,8 @@ def k_means(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     distinct = len(np.unique(points, axis=0))
     if distinct < count:
         raise DataInvalid(f"{distinct} different values cannot be clustered into {count} labels; take more clips.")
-    cv2.setRNGSeed(0)
-    criteria = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_MAX_ITER, 100, 1e-6)
-    _, cluster, centers = cv2.kmeans(
-        points.astype(np.float32), count, np.empty(0), criteria, _KMEANS_ATTEMPTS, cv2.KMEANS_PP_CENTERS
-    )
-    return np.asarray(centers, float), np.asarray(cluster).ravel()
+    model = KMeans(count, n_init=_KMEANS_ATTEMPTS, random_state=0).fit(points)
+    return model.cluster_centers_, model.labels_
 
 
 def name_clusters(centers: np.ndarray) -> list[str]:

@@ -20,8 +20,7 @@ from moodreel.training.data.loading import DataContext
 
 Arrays = dict[str, np.ndarray]
 
-_TRACK_FIELDS = ("landmarks", "normalized_landmarks", "blendshapes", "pose", "crop")
-"""Fields of `FaceFeatures`, in the order of its constructor."""
+_TRACK_FIELDS = tuple(field.name for field in fields(FaceFeatures))
 _WINDOW_FIELDS = tuple(field.name for field in fields(AudioVisualBatch))
 
 

@@ -91,18 +91,12 @@ def content_ids(examples: Sequence[Example]) -> list[str | None]:
     """Return a hash of the content of each example that has a copy in the set; None for the others.
 
     Only files whose size occurs more than once are read: hashing a set of 25 GB would take minutes.
-
-    Raises:
-        DataInvalid: a file cannot be read.
     """
-    try:
-        sizes = [_size(example.media) for example in examples]
-        repeated = {size for size, count in Counter(sizes).items() if count > 1}
-        digests = [
-            _digest(example.media) if size in repeated else None for example, size in zip(examples, sizes, strict=True)
-        ]
-    except OSError as error:
-        raise DataInvalid(f"{error.filename} cannot be read; check its permissions, or remove it.") from error
+    sizes = [_size(example.media) for example in examples]
+    repeated = {size for size, count in Counter(sizes).items() if count > 1}
+    digests = [
+        _digest(example.media) if size in repeated else None for example, size in zip(examples, sizes, strict=True)
+    ]
     copies = {digest for digest, count in Counter(digests).items() if digest and count > 1}
     return [digest if digest in copies else None for digest in digests]
 

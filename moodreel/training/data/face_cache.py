@@ -68,6 +68,7 @@ class FaceTable:
     """The faces of N images, one a row, as in `moodreel.faces.features.FaceFeatures`; zeros where none was found.
 
     Attributes:
+        landmarks: float32 (N, 478, 3), relative to the image as in `moodreel.faces.landmarker.Face`.
         normalized_landmarks: float32 (N, 478, 3).
         blendshapes: float32 (N, 52).
         pose: float32 (N, 3), degrees.
@@ -75,6 +76,7 @@ class FaceTable:
         found: bool (N,).
     """
 
+    landmarks: np.ndarray
     normalized_landmarks: np.ndarray
     blendshapes: np.ndarray
     pose: np.ndarray
@@ -131,33 +133,13 @@ def extract_faces(
         seed: seed of the augmentation.
         workers: threads.
     """
-    file = cache / f"faces-{augmentation.__name__}-{_cache_key(images, seed)}.npz"
+    file = cache / f"face-table-{augmentation.__name__}-{_cache_key(images, seed)}.npz"
     if file.exists():
         with np.load(file) as arrays:
             return FaceTable(**arrays)
-    table, _ = _extract(images, landmarker, augmentation, seed=seed, workers=workers)
+    table = _extract(images, landmarker, augmentation, seed=seed, workers=workers)
     save_arrays(file, vars(table))
     return table
-
-
-def extract_landmarks(
-    images: Images, landmarker: Path, cache: Path, *, seed: int, workers: int = 1
-) -> tuple[FaceTable, np.ndarray]:
-    """Extract as `extract_faces`, without augmentation, and return the landmarks too.
-
-    Returns:
-        The faces, and float32 (N, 478, 3), relative to the image as in `moodreel.faces.landmarker.Face`; zeros where
-        none was found.
-    """
-    key = _cache_key(images, seed)
-    file = cache / f"landmarks-{key}.npz"
-    if file.exists():
-        with np.load(file) as arrays:
-            return extract_faces(images, landmarker, cache, seed=seed, workers=workers), arrays["landmarks"]
-    table, landmarks = _extract(images, landmarker, identity, seed=seed, workers=workers)
-    save_arrays(cache / f"faces-{identity.__name__}-{key}.npz", vars(table))
-    save_arrays(file, {"landmarks": landmarks})
-    return table, landmarks
 
 
 def save_arrays(file: Path, arrays: Mapping[str, np.ndarray], save: Callable[..., None] = np.savez) -> None:
@@ -169,32 +151,27 @@ def save_arrays(file: Path, arrays: Mapping[str, np.ndarray], save: Callable[...
 
 
 def crop_image(image: np.ndarray, landmarks: np.ndarray, kind: CropKind) -> np.ndarray:
-    """Crop a face as `FaceFeatures.crop`.
+    """Crop a face as `FaceFeatures.crop`, of an image enlarged as for detection.
 
     Args:
         image: uint8 (H, W), gray; or uint8 (H, W, 3), RGB.
-        landmarks: float32 (478, 3), as `extract_landmarks` returns them.
+        landmarks: float32 (478, 3), a row of `FaceTable.landmarks`.
         kind: kind of the crop.
 
     Returns:
         uint8, see `CropKind`.
     """
-    return crop_face(enlarge(image), landmarks, kind)
-
-
-def enlarge(image: np.ndarray) -> np.ndarray:
-    """Enlarge a small image as for detection, and convert it to RGB."""
-    return _pad_and_resize(image, _NO_BORDER)
+    return crop_face(_pad_and_resize(image, _NO_BORDER), landmarks, kind)
 
 
 def _extract(
     images: Images, model_path: Path, augmentation: ImageAugmentation, *, seed: int, workers: int
-) -> tuple[FaceTable, np.ndarray]:
+) -> FaceTable:
     confidences = {attempt.confidence for attempt in ATTEMPTS}
     landmarkers = {c: FaceLandmarker(model_path, max_faces=1, min_confidence=c) for c in confidences}
     count = len(images)
-    landmarks = np.zeros((count, NUM_LANDMARKS, 3), np.float32)
     table = FaceTable(
+        landmarks=np.zeros((count, NUM_LANDMARKS, 3), np.float32),
         normalized_landmarks=np.zeros((count, NUM_LANDMARKS, 3), np.float32),
         blendshapes=np.zeros((count, len(BLENDSHAPES)), np.float32),
         pose=np.zeros((count, 3), np.float32),
@@ -210,7 +187,7 @@ def _extract(
                 features = extract_features(rgb, faces[0])
                 table.normalized_landmarks[row] = features.normalized_landmarks
                 table.blendshapes[row], table.pose[row], table.found[row] = features.blendshapes, features.pose, True
-                landmarks[row] = _to_unpadded(faces[0].landmarks, rgb, attempt, image)
+                table.landmarks[row] = _to_unpadded(faces[0].landmarks, rgb, attempt, image)
                 # Only the detector needs the plain border and the equalized contrast.
                 plain = _pad_and_resize(image, replace(attempt, equalize=False), cv2.BORDER_REPLICATE)
                 table.crops[row] = align_crop(plain, faces[0].landmarks)
@@ -223,7 +200,7 @@ def _extract(
     for landmarker in landmarkers.values():
         landmarker.close()
     logger.info("Faces found in %.2f %% of %d %s.", 100 * table.found.mean(), count, what)
-    return table, landmarks
+    return table
 
 
 def _to_unpadded(landmarks: np.ndarray, padded: np.ndarray, attempt: DetectionAttempt, image: np.ndarray) -> np.ndarray:

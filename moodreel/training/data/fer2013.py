@@ -18,7 +18,8 @@ USAGES = {"train": "Training", "valid": "PublicTest", "test": "PrivateTest"}
 """FER2013's names of the splits."""
 
 VOTE_COLUMNS = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt", "unknown", "nf")
-"""FER+'s ten columns of votes, in their order."""
+"""FER+'s ten columns of votes, in their order. Contempt counts for no label: it is too rare (most votes of 154 images)
+to guess which of the seven is closest. The last two are not expressions."""
 
 SIDE = 48
 """Pixels a side of FER2013's images."""

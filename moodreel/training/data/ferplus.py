@@ -7,24 +7,9 @@ import numpy as np
 
 from moodreel.emotions import FIVE
 from moodreel.errors import DataInvalid
-from moodreel.training.data.fer2013 import FILES_HINT, read_fer2013
+from moodreel.training.data.fer2013 import FILES_HINT, VOTE_COLUMNS, read_fer2013
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.data.npz import read_arrays
-
-VOTE_LABELS: tuple[str | None, ...] = (
-    "neutral",
-    "happy",
-    "surprise",
-    "sad",
-    "anger",
-    "disgust",
-    "fear",
-    None,  # contempt
-    None,  # unknown
-    None,  # not a face
-)
-"""Label of each of FER+'s ten vote columns. Contempt is not one of the seven, and too rare (most votes of 154 images)
-to guess which of them is closest; the last two are not expressions."""
 
 FER2013_LABELS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutral")
 """Names of FER2013's labels, 0 to 6."""
@@ -32,7 +17,7 @@ FER2013_LABELS = ("anger", "disgust", "fear", "happy", "sad", "surprise", "neutr
 COPIES = "valid_copies.npz"
 """File next to `valid.npz`: which of its images show the same photograph as one of the training images."""
 
-_LABEL_VOTES = np.array([[10 * (vote == label) for vote in VOTE_LABELS] for label in FER2013_LABELS], dtype=np.uint8)
+_LABEL_VOTES = 10 * mapping_matrix(FER2013_LABELS, VOTE_COLUMNS)
 """Votes (7, 10), all ten for one label, that replace missing votes of an image with that FER2013 label."""
 
 
@@ -68,7 +53,7 @@ def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer201
     """
     rows = read_fer2013(path, split)
     votes = (_LABEL_VOTES[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
-    counted = votes @ mapping_matrix(VOTE_LABELS, labels).astype(np.float32)
+    counted = votes @ mapping_matrix(VOTE_COLUMNS, labels).astype(np.float32)
     usable = 2 * counted.sum(axis=1) >= votes.sum(axis=1)
     targets = np.where(usable[:, None], counted / np.maximum(counted.sum(axis=1, keepdims=True), 1), 0)
     if fer2013_weight:
@@ -104,6 +89,6 @@ def majority_label(votes: np.ndarray, labels: tuple[str, ...] = FIVE) -> np.ndar
     """
     top = votes.argmax(axis=1)
     has_majority = 2 * votes.max(axis=1) > votes.sum(axis=1)
-    counts_for = mapping_matrix(VOTE_LABELS, labels)
+    counts_for = mapping_matrix(VOTE_COLUMNS, labels)
     index = np.where(counts_for.any(axis=1), counts_for.argmax(axis=1), -1)
     return np.where(has_majority, index[top], -1)

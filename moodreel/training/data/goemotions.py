@@ -1,20 +1,19 @@
 """GoEmotions (Demszky et al. 2020): short English comments with 28 emotions, grouped to Ekman's six and neutral."""
 
-import json
 import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from moodreel.emotions import EKMAN
+from moodreel.emotions import EKMAN, to_ekman
 from moodreel.errors import DataInvalid
 
 logger = logging.getLogger(__name__)
 
-LABELS, MAPPING, NEUTRAL = "labels.txt", "ekman_mapping.json", "neutral"
+LABELS = "labels.txt"
 
-FILES_HINT = f"Name a folder of GoEmotions' train.tsv, dev.tsv, {LABELS} and {MAPPING}"
+FILES_HINT = f"Name a folder of GoEmotions' train.tsv, dev.tsv and {LABELS}"
 """Last sentence of the error messages."""
 
 
@@ -44,7 +43,7 @@ def read_texts(folder: Path, split: str) -> Texts:
     """Read a split of GoEmotions.
 
     Args:
-        folder: folder of `train.tsv`, `dev.tsv`, `labels.txt` and `ekman_mapping.json`.
+        folder: folder of `train.tsv`, `dev.tsv` and `labels.txt`.
         split: "train" or "dev".
 
     Raises:
@@ -53,10 +52,12 @@ def read_texts(folder: Path, split: str) -> Texts:
     path = folder / f"{split}.tsv"
     try:
         labels = (folder / LABELS).read_text(encoding="utf-8").split()
-        groups = _groups(labels, json.loads((folder / MAPPING).read_text(encoding="utf-8")))
         lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError) as error:
         raise DataInvalid(f"{folder} cannot be read: {error}. {FILES_HINT}.") from error
+    if unknown := [label for label in labels if to_ekman(label) is None]:
+        raise DataInvalid(f"{LABELS} has labels other than GoEmotions': {', '.join(unknown[:3])}. {FILES_HINT}.")
+    groups = tuple(EKMAN.index(str(to_ekman(label))) for label in labels)
     texts, rows = [], []
     for number, line in enumerate(lines, start=1):
         if not line:
@@ -76,13 +77,6 @@ def read_texts(folder: Path, split: str) -> Texts:
         row[labels_of_text] = 1
     logger.info("%s: %d texts.", path.name, len(texts))
     return Texts(tuple(texts), fine, _to_classes(fine, groups), groups)
-
-
-def _groups(labels: list[str], mapping: dict[str, list[str]]) -> tuple[int, ...]:
-    class_of = {label: name for name, members in mapping.items() for label in members} | {NEUTRAL: NEUTRAL}
-    if unknown := [label for label in labels if class_of.get(label) not in EKMAN]:
-        raise DataInvalid(f"{MAPPING} maps {', '.join(unknown[:3])} to none of the classes; restore it. {FILES_HINT}.")
-    return tuple(EKMAN.index(class_of[label]) for label in labels)
 
 
 def _to_classes(fine: np.ndarray, groups: tuple[int, ...]) -> np.ndarray:

@@ -47,9 +47,9 @@ def map_label(name: str, labels: Sequence[str]) -> str | None:
     return [*synonyms, *(label for label in labels if label == SEVEN_TO_FIVE[seven]), None][0]
 
 
-def mapping_matrix(names: Sequence[str | None], labels: Sequence[str]) -> np.ndarray:
+def mapping_matrix(names: Sequence[str], labels: Sequence[str]) -> np.ndarray:
     """Return which name maps to which label, float64 (len(names), len(labels)): at most one 1 in each row."""
-    mapped = [name and map_label(name, labels) for name in names]
+    mapped = [map_label(name, labels) for name in names]
     return np.array([[float(name == label) for label in labels] for name in mapped])
 
 

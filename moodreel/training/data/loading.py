@@ -23,7 +23,6 @@ from moodreel.training.data.face_cache import (
     ImageAugmentation,
     crop_image,
     extract_faces,
-    extract_landmarks,
     identity,
 )
 from moodreel.training.data.images import Images, ImageSequence
@@ -54,10 +53,6 @@ class DataContext:
         """Extract the face of each image, after an augmentation; cached."""
         return extract_faces(images, self.landmarker, self.cache, augmentation, seed=self.seed, workers=self.workers)
 
-    def extract_landmarks(self, images: Images) -> tuple[FaceTable, np.ndarray]:
-        """Extract the face of each image, and its landmarks, float32 (N, 478, 3), relative to the image; cached."""
-        return extract_landmarks(images, self.landmarker, self.cache, seed=self.seed, workers=self.workers)
-
     @contextmanager
     def engine(
         self, registry: ModelRegistry[FacePredictor] | None = None, *, use_fallbacks: bool = False
@@ -79,8 +74,11 @@ def load_face_crops(examples: Sequence[Example], context: DataContext) -> tuple[
     """
     if all(isinstance(example.media, np.ndarray) for example in examples):
         return ImageSequence(examples), np.ones(len(examples), bool)
-    faces, landmarks = context.extract_landmarks(ImageSequence(examples))
-    return ImageSequence(examples, lambda image, row: crop_image(image, landmarks[row], CropKind.SQUARE)), faces.found
+    faces = context.extract_faces(ImageSequence(examples))
+    return (
+        ImageSequence(examples, lambda image, row: crop_image(image, faces.landmarks[row], CropKind.SQUARE)),
+        faces.found,
+    )
 
 
 def load_audio(examples: Sequence[Example]) -> Iterator[AudioClip]:

@@ -12,16 +12,6 @@ from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.data.npz import read_packed_images
 
 FILE = "faces.npz"
-LABEL_NAMES = {
-    "neutral": "neutral",
-    "happiness": "happy",
-    "surprise": "surprise",
-    "sadness": "sad",
-    "anger": "anger",
-    "disgust": "disgust",
-    "fear": "fear",
-}
-"""Our names for its labels; contempt (9 images) is left out."""
 SIDE = 144
 """Side in pixels to which images are resized, after they are padded to a square by repeating their edge."""
 
@@ -40,7 +30,8 @@ def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> LabeledI
     files, published, names = read_packed_images(folder / FILE, "names")
     people = [person_of(name) for name in names]
     rows = [row for row, person in enumerate(people) if _held_out(person) == (split == "valid")]
-    targets = mapping_matrix([LABEL_NAMES.get(published[row]) for row in rows], labels).astype(np.float32)
+    # Contempt (9 images) maps to no label.
+    targets = mapping_matrix([published[row] for row in rows], labels).astype(np.float32)
     return LabeledImages(
         images=np.stack([_decode_square(files[row]) for row in rows]),
         targets=targets,

@@ -27,8 +27,6 @@ EXTENSIONS = {
 _FIELDS = ("modality", "channel", "emotion", "intensity", "statement", "repetition", "actor")
 _MAXIMA = (len(MODALITIES), len(CHANNELS), len(EIGHT), 2, 2, 2, ACTORS)
 """Largest number of each field; the smallest is 1."""
-_SUNG_EMOTIONS = EIGHT[:6]
-"""Disgust and surprise are not sung."""
 
 
 @dataclass(frozen=True)
@@ -61,14 +59,11 @@ def parse_name(name: str) -> RavdessName:
         if not 1 <= number <= maximum:
             raise ValueError(f"its {field} is {number:02}, not 01 to {maximum:02}")
     modality, emotion = MODALITIES[numbers["modality"] - 1], EIGHT[numbers["emotion"] - 1]
-    channel = CHANNELS[numbers["channel"] - 1]
     if emotion == "neutral" and numbers["intensity"] != 1:
         raise ValueError("neutral is never of strong intensity")
-    if channel == "song" and emotion not in _SUNG_EMOTIONS:
-        raise ValueError(f"{emotion} is not sung")
     if (dot + extension).lower() not in EXTENSIONS[modality]:
         raise ValueError(f"its modality is {modality}, which ends in {' or '.join(EXTENSIONS[modality])}")
-    return RavdessName(modality, channel, emotion, numbers["actor"])
+    return RavdessName(modality, CHANNELS[numbers["channel"] - 1], emotion, numbers["actor"])
 
 
 def read_ravdess(folder: Path, modality: str) -> tuple[Example, ...]:

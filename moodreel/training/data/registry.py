@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -126,30 +127,24 @@ def _open_afew_va(path: Path) -> Dataset:
     )
 
 
-def _ravdess(modality: str) -> Callable[[Path], Dataset]:
-    def open_ravdess(path: Path) -> Dataset:
-        return Dataset(
-            name=f"RAVDESS, {modality}",
-            media=AUDIO if modality == "audio" else CLIPS,
-            labels=EIGHT,
-            examples=read_ravdess(path, modality),
-            license="CC BY-NC-SA 4.0 (Livingstone & Russo 2018): research, non-commercial",
-            commercial=False,
-        )
-
-    return open_ravdess
+def _open_ravdess(modality: str, path: Path) -> Dataset:
+    return Dataset(
+        name=f"RAVDESS, {modality}",
+        media=AUDIO if modality == "audio" else CLIPS,
+        labels=EIGHT,
+        examples=read_ravdess(path, modality),
+        license="CC BY-NC-SA 4.0 (Livingstone & Russo 2018): research, non-commercial",
+        commercial=False,
+    )
 
 
-def _folders(media: str) -> Callable[[Path], Dataset]:
-    def open_folders(path: Path) -> Dataset:
-        people = path / PEOPLE
-        return _own_set(path, media, read_folders(path, media, people=people if people.is_file() else None))
-
-    return open_folders
+def _open_folders(media: str, path: Path) -> Dataset:
+    people = path / PEOPLE
+    return _own_set(path, media, read_folders(path, media, people=people if people.is_file() else None))
 
 
 def _open_clips(path: Path) -> Dataset:
-    return _own_set(path, CLIPS, read_clip_table(path)) if (path / TABLE).is_file() else _folders(CLIPS)(path)
+    return _own_set(path, CLIPS, read_clip_table(path)) if (path / TABLE).is_file() else _open_folders(CLIPS, path)
 
 
 def _open_talkers(path: Path) -> Dataset:
@@ -175,12 +170,12 @@ DATASETS: dict[str, Callable[[Path], Dataset]] = {
     "muxspace": _open_muxspace,
     "webfaces": _open_webfaces,
     "afew-va": _open_afew_va,
-    "ravdess": _ravdess("audio-video"),
-    "ravdess-audio": _ravdess("audio"),
-    IMAGES: _folders(IMAGES),
+    "ravdess": partial(_open_ravdess, "audio-video"),
+    "ravdess-audio": partial(_open_ravdess, "audio"),
+    IMAGES: partial(_open_folders, IMAGES),
     CLIPS: _open_clips,
     "talkers": _open_talkers,
-    AUDIO: _folders(AUDIO),
+    AUDIO: partial(_open_folders, AUDIO),
 }
 """Functions that open published data sets, and sets of a user: a folder of images, clips or recordings for each label,
 a table of clips, or clips of calm talkers."""

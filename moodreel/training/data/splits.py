@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from moodreel.errors import DataInvalid
 from moodreel.training.data.examples import Example, content_ids
@@ -84,17 +86,10 @@ def group_ids(examples: Sequence[Example], by: str = "person") -> np.ndarray:
         for kind, key in keys.items():
             if key is not None:
                 rows_of[kind, key].append(row)
-    parent = list(range(len(examples)))  # union-find
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = row = parent[parent[row]]
-        return row
-
-    for rows in rows_of.values():
-        for row in rows[1:]:
-            parent[root(row)] = root(rows[0])
-    return np.unique([root(row) for row in range(len(examples))], return_inverse=True)[1]
+    edges = np.array([(rows[0], row) for rows in rows_of.values() for row in rows], int).reshape(-1, 2)
+    graph = coo_array((np.ones(len(edges)), edges.T), shape=(len(examples), len(examples)))
+    groups: np.ndarray = connected_components(graph, directed=False)[1]
+    return groups.astype(np.int64)
 
 
 def _partition(examples: Sequence[Example], shares: Sequence[float], by: str, seed: int) -> list[np.ndarray]:
@@ -130,23 +125,20 @@ def _partition(examples: Sequence[Example], shares: Sequence[float], by: str, se
 
 def _split(examples: Sequence[Example], held_out: np.ndarray, by: str) -> Split:
     train = np.setdiff1d(np.arange(len(examples)), held_out)
-    leaks, reason = _check_leak(examples, train, held_out, by)
-    return Split(train=train, held_out=held_out, leaks=leaks, reason=reason)
-
-
-def _check_leak(examples: Sequence[Example], train: np.ndarray, held_out: np.ndarray, by: str) -> tuple[bool, str]:
     sides = [{examples[row].person for row in rows} - {None} for rows in (train, held_out)]
     known, both = sides[0] | sides[1], sides[0] & sides[1]
     unknown = sum(example.person is None for example in examples)
+    leaks, reason = False, f"Split by person: {len(sides[0])} trained on, {len(sides[1])} others held out."
     if by == "random":
         found = f"{len(both)} of {len(known)} persons are on both sides" if known else "persons are unknown"
-        return (
-            True,
-            f"LEAKS: split at random, as asked for; {found}. The model will do worse on persons it was not trained on.",
+        leaks = True
+        reason = (
+            f"LEAKS: split at random, as asked for; {found}. The model will do worse on persons it was not trained on."
         )
-    if unknown:
-        return True, (
+    elif unknown:
+        leaks = True
+        reason = (
             f"LEAKS: split by person, but for {unknown} of {len(examples)} examples the person is unknown, and the "
             "same people may be on both sides."
         )
-    return False, f"Split by person: {len(sides[0])} trained on, {len(sides[1])} others held out."
+    return Split(train, held_out, leaks, reason)

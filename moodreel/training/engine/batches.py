@@ -1,4 +1,4 @@
-"""Shuffle examples each epoch, and prefetch batches in another thread."""
+"""Shuffle examples each epoch, and prefetch batches in another thread or in worker processes."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import numpy as np
+from torch.utils.data import DataLoader
 
 Made = TypeVar("Made")
 
@@ -33,8 +34,14 @@ def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np
     return order[position * batch_size : (position + 1) * batch_size]
 
 
-def prefetch(steps: range, make: Callable[[int], Made]) -> Iterator[Made]:
-    """Yield `make(step)` for each step in order, while another thread makes the next one."""
+def prefetch(steps: range, make: Callable[[int], Made], workers: int = 0) -> Iterator[Made]:
+    """Yield `make(step)` for each step in order, made ahead by another thread, or by some worker processes.
+
+    Several threads would not be faster, because Python runs only one of them at a time.
+    """
+    if workers:
+        yield from DataLoader(steps, batch_size=None, num_workers=workers, collate_fn=make)  # type: ignore[arg-type]
+        return
     with ThreadPoolExecutor(1) as pool:
         pending = [pool.submit(make, step) for step in steps[:1]]
         for step in steps[1:]:

@@ -26,17 +26,6 @@ def to_plain(values: Mapping[str, object]) -> dict[str, object]:
     return converted
 
 
-def select_plain(values: Mapping[str, object]) -> dict[str, object]:
-    """Select the plain values: the state of a schedule also has functions, which its constructor creates again."""
-    return {name: value for name, value in values.items() if _is_plain(value)}
-
-
-def _is_plain(value: object) -> bool:
-    if isinstance(value, list | tuple):
-        return all(map(_is_plain, value))
-    return value is None or isinstance(value, bool | int | float | str)
-
-
 def save(path: Path, state: State) -> None:
     """Write a checkpoint atomically; if that fails, the previous one stays. Raises DataInvalid."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,25 +40,8 @@ def save(path: Path, state: State) -> None:
     partial.replace(path)
 
 
-def read_checkpoint(path: Path) -> State:
-    """Read a checkpoint into CPU memory; it may hold only tensors and plain values.
-
-    Raises:
-        DataInvalid: the file is missing, broken or something else.
-    """
-    try:
-        state: State = torch.load(path, map_location="cpu", weights_only=True)
-        state["about"], state["network"]
-    except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, TypeError, EOFError) as error:
-        raise DataInvalid(
-            f"{path} is not a checkpoint of this program, or is broken; train without --resume, or "
-            "name another run if it is that of --audio-checkpoint."
-        ) from error
-    return state
-
-
 def resume(path: Path, about: Mapping[str, object]) -> State:
-    """Read the checkpoint of a run, to continue it.
+    """Read the checkpoint of a run into CPU memory, to continue the run; it may hold only tensors and plain values.
 
     Args:
         path: the checkpoint.
@@ -78,8 +50,13 @@ def resume(path: Path, about: Mapping[str, object]) -> State:
     Raises:
         DataInvalid: the checkpoint is broken, or has another `about`.
     """
-    state = read_checkpoint(path)
-    saved = state["about"]
+    try:
+        state: State = torch.load(path, map_location="cpu", weights_only=True)
+        saved, _ = state["about"], state["network"]
+    except (OSError, RuntimeError, UnpicklingError, zipfile.BadZipFile, KeyError, TypeError, EOFError) as error:
+        raise DataInvalid(
+            f"{path} is not a checkpoint of this program, or is broken; train without --resume."
+        ) from error
     if differ := [name for name in about.keys() | saved.keys() if about.get(name) != saved.get(name)]:
         raise DataInvalid(
             f"{path} belongs to another run: {', '.join(sorted(differ))} differ. Train with the same options as "

@@ -5,12 +5,9 @@ from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 from moodreel.errors import DataInvalid
-
-if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
 
 FILE = "metrics.csv"
 EVENTS = "tensorboard"
@@ -22,13 +19,11 @@ MetricsRow = Mapping[str, float | str]
 class MetricsLogger:
     """Write rows of metrics to all backends."""
 
-    def __init__(
-        self, folder: Path | None, *, history: Sequence[MetricsRow], wandb: str, about: Mapping[str, object]
-    ) -> None:
+    def __init__(self, folder: Path, *, history: Sequence[MetricsRow], wandb: str, about: Mapping[str, object]) -> None:
         """Open the backends.
 
         Args:
-            folder: for metrics.csv and TensorBoard's events; None writes no files.
+            folder: for metrics.csv and TensorBoard's events.
             history: rows that a resumed run has written already; later ones in its files are dropped.
             wandb: project of Weights & Biases, or "".
             about: configuration of the run, which Weights & Biases shows.
@@ -36,54 +31,42 @@ class MetricsLogger:
         Raises:
             DataInvalid: wandb is requested and not installed.
         """
-        self._rows = list(history)
-        self._file = folder / FILE if folder else None
-        self._tensorboard: SummaryWriter | None = None
         self._wandb: Any = None
-        if folder:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._rewrite()
-            from torch.utils import tensorboard  # slow to import
-
-            last_step = int(self._rows[-1]["step"]) if self._rows else -1
-            self._tensorboard = tensorboard.SummaryWriter(str(folder / EVENTS), purge_step=last_step + 1)
         if wandb:
             if find_spec("wandb") is None:
                 raise DataInvalid("wandb is not installed: pip install wandb, or leave --wandb out.")
             import wandb as service  # an optional package
 
             self._wandb = service.init(project=wandb, config=dict(about), resume="allow")
+        from torch.utils import tensorboard  # slow to import
+
+        self._rows, self._file = list(history), folder / FILE
+        folder.mkdir(parents=True, exist_ok=True)
+        self._write_file()
+        last_step = int(self._rows[-1]["step"]) if self._rows else -1
+        self._tensorboard = tensorboard.SummaryWriter(str(folder / EVENTS), purge_step=last_step + 1)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        if self._tensorboard:
-            self._tensorboard.close()
+        self._tensorboard.close()
         if self._wandb:
             self._wandb.finish(exit_code=int(error is not None))
 
     def write(self, row: MetricsRow) -> None:
         """Log a row: numbers to all backends, strings only to metrics.csv."""
-        new_columns = not self._rows or row.keys() - set().union(*self._rows)
         self._rows.append(row)
-        if self._file and new_columns:
-            self._rewrite()
-        elif self._file:
-            with self._file.open("a", newline="", encoding="utf-8") as file:
-                csv.DictWriter(file, self._columns).writerow(row)
+        self._write_file()
         numbers = {name: value for name, value in row.items() if isinstance(value, int | float) and name != "step"}
-        if self._tensorboard:
-            for name, value in numbers.items():
-                self._tensorboard.add_scalar(name, value, int(row["step"]))
+        for name, value in numbers.items():
+            self._tensorboard.add_scalar(name, value, int(row["step"]))
         if self._wandb:
             self._wandb.log(numbers, step=row["step"])
 
-    def _rewrite(self) -> None:
-        """Write the whole file; needed when a row brings new columns."""
-        self._columns = list(dict.fromkeys(name for row in self._rows for name in row))
-        if self._file:
-            with self._file.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.DictWriter(file, self._columns, restval="")
-                writer.writeheader()
-                writer.writerows(self._rows)
+    def _write_file(self) -> None:
+        """Write the whole file: it is short, and a row may bring new columns."""
+        with self._file.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, dict.fromkeys(name for row in self._rows for name in row), restval="")
+            writer.writeheader()
+            writer.writerows(self._rows)

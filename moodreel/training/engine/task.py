@@ -16,24 +16,21 @@ class Task(ABC):
     Attributes:
         network: is trained in place.
         eval_network: the EMA of `network` where the trainer keeps one, else `network` itself.
-        device: device of the network.
         monitor: name of the metric by which the best weights are chosen; higher is better. "" for none.
     """
 
     network: nn.Module
     eval_network: nn.Module
-    device = torch.device("cpu")
     monitor = ""
 
-    def setup(self, device: torch.device) -> None:
-        """Prepare for a device: move data for the batches to it. Called once, before the first batch."""
-        self.device = device
+    @property
+    def device(self) -> torch.device:
+        """Device of the network, which `loss` moves batches to."""
+        return next(self.network.parameters()).device
 
     @abstractmethod
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> Any:
-        """Make a batch. Runs in another thread, while the network trains on the previous batch.
-
-        The trainer moves the batch's tensors to the network's device.
+        """Make a batch, on the CPU. Runs in another thread or process, while the network trains on previous batches.
 
         Args:
             step: number of the batch, from 0, counted through all phases.

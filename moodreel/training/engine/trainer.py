@@ -20,6 +20,7 @@ import torch
 from torch import nn
 from torch.optim import AdamW
 from torch.optim.lr_scheduler import LRScheduler
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
@@ -27,8 +28,8 @@ from moodreel.errors import DataInvalid
 from moodreel.training.engine import checkpoint
 from moodreel.training.engine.batches import prefetch
 from moodreel.training.engine.checkpoint import CHECKPOINT, State
-from moodreel.training.engine.device import autocast, autocast_dtype, deterministic, to_device
-from moodreel.training.engine.ema import ExponentialMovingAverage
+from moodreel.training.engine.device import autocast_dtype, use_deterministic_kernels
+from moodreel.training.engine.ema import averaged_model
 from moodreel.training.engine.logger import MetricsLogger, MetricsRow
 from moodreel.training.engine.schedule import SCHEDULES, Phase, build_optimizer, set_train_mode
 from moodreel.training.engine.task import Task
@@ -80,7 +81,7 @@ def fit(
     task: Task,
     phases: Iterable[Phase],
     config: TrainerConfig,
-    folder: Path | None = None,
+    folder: Path,
     *,
     resume: bool = False,
     metadata: Mapping[str, object] | None = None,
@@ -92,7 +93,7 @@ def fit(
         task: is trained in place, on the device of its network.
         phases: run one after the other.
         config: settings of all phases.
-        folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events; None writes nothing.
+        folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events.
         resume: continue from the checkpoint in the folder, if there is one.
         metadata: the run as the checkpoint describes it (architecture, arguments, labels, recipe, data): plain values.
         wandb: project of Weights & Biases to log to as well.
@@ -102,16 +103,15 @@ def fit(
     """
     phases = tuple(phases)
     about = checkpoint.to_plain({**(metadata or {}), "running": asdict(config), "phases": [asdict(p) for p in phases]})
-    path = folder / CHECKPOINT if folder else None
-    state = checkpoint.resume(path, about) if path and resume and path.is_file() else None
+    path = folder / CHECKPOINT
+    state = checkpoint.resume(path, about) if resume and path.is_file() else None
     trainer = Trainer(task, config, state)
     metrics_logger = MetricsLogger(folder, history=trainer.history, wandb=wandb, about=about)
-    with metrics_logger, logging_redirect_tqdm(), deterministic(trainer.device):
+    with metrics_logger, logging_redirect_tqdm():
         for number, phase in list(enumerate(phases))[trainer.phase :]:
             for row in trainer.run_phase(phase, number, first_step=sum(each.steps for each in phases[:number])):
                 metrics_logger.write(row)
-                if path:
-                    checkpoint.save(path, {**trainer.state_dict(), "about": about})
+                checkpoint.save(path, {**trainer.state_dict(), "about": about})
     return trainer.finish()
 
 
@@ -130,14 +130,14 @@ class Trainer:
     def __init__(self, task: Task, config: TrainerConfig, state: State | None = None) -> None:
         """Prepare a run, or load one from a checkpoint's state."""
         self.task, self.config = task, config
-        self.device = next(task.network.parameters()).device
+        self.device = task.device
+        use_deterministic_kernels(self.device)
         self.dtype = autocast_dtype(self.device, bf16=config.bf16)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=self.dtype is torch.float16)
-        self.ema: ExponentialMovingAverage | None = None
+        self.ema: AveragedModel | None = None
         if config.ema_decay:
-            self.ema = ExponentialMovingAverage(task.network, config.ema_decay, warmup=config.ema_warmup)
-        task.eval_network = self.ema.network if self.ema else task.network
-        task.setup(self.device)
+            self.ema = averaged_model(task.network, config.ema_decay, warmup=config.ema_warmup)
+        task.eval_network = self.ema.module if self.ema else task.network
         self.optimizer: AdamW
         self.schedule: LRScheduler
         self.phase, self.step, self.stale = 0, 0, 0
@@ -163,7 +163,7 @@ class Trainer:
         total, steps = 0.0, range(self.step, phase.steps)
         with tqdm(total=phase.steps, initial=self.step, desc=phase.name, unit="step", mininterval=2) as bar:
             for step, batches in zip(steps, self._batches(steps, first_step, phase), strict=True):
-                torch.manual_seed(_seed(self.config.seed, number, step))
+                torch.manual_seed(int(np.random.SeedSequence((self.config.seed, number, step)).generate_state(1)[0]))
                 lr, loss = self.optimizer.param_groups[-1]["lr"], self._update(batches, phase)
                 _check_finite(loss, phase, step)
                 total += loss
@@ -184,7 +184,7 @@ class Trainer:
             "mean": self.ema.state_dict() if self.ema else None,
             "scaler": self.scaler.state_dict(),
             "optimiser": self.optimizer.state_dict(),
-            "schedule": checkpoint.select_plain(self.schedule.state_dict()),
+            "schedule": self.schedule.state_dict(),
             **{name: getattr(self, name) for name in _RESUMED},
         }
 
@@ -210,8 +210,6 @@ class Trainer:
         """Build optimizer and schedule; load their state if the phase is resumed, else start it at step 0."""
         self.optimizer = build_optimizer(self.task.network, phase, self.config.betas)
         self.schedule = SCHEDULES[phase.schedule](self.optimizer, phase)
-        if self.ema:
-            self.ema.follow(self.task.network)
         if self._resumed and number == self.phase:
             self.optimizer.load_state_dict(self._resumed["optimiser"])
             self.schedule.load_state_dict(self._resumed["schedule"])
@@ -223,22 +221,21 @@ class Trainer:
         return bool(self.config.patience) and self.stale >= self.config.patience
 
     def _batches(self, steps: range, first_step: int, phase: Phase) -> Iterator[list[Any]]:
-        """Yield the batches of each step, on the device, while another thread makes those of the next."""
+        """Yield the batches of each step, made ahead: for a GPU by as many processes as torch may use threads."""
         parts, number = self.config.grad_accumulation, self.phase
 
         def make(step: int) -> list[Any]:
             rng = np.random.default_rng((self.config.seed, number, step))
-            sampled = [self.task.sample_batch((first_step + step) * parts + i, rng, phase) for i in range(parts)]
-            return sampled if self.device.type == "cpu" else to_device(sampled, self.device)
+            return [self.task.sample_batch((first_step + step) * parts + i, rng, phase) for i in range(parts)]
 
-        return prefetch(steps, make)
+        return prefetch(steps, make, workers=torch.get_num_threads() if self.device.type == "cuda" else 0)
 
     def _update(self, batches: list[Any], phase: Phase) -> float:
         """Take one optimizer step. Returns the mean loss of the batches."""
         self.optimizer.zero_grad()
         losses = []
         for batch in batches:
-            with autocast(self.device, self.dtype):
+            with torch.autocast(self.device.type, self.dtype or torch.bfloat16, enabled=self.dtype is not None):
                 loss = self.task.loss(batch, phase) / len(batches)
             torch.autograd.backward(self.scaler.scale(loss))
             losses.append(loss.detach())
@@ -249,7 +246,7 @@ class Trainer:
         self.scaler.update()
         self.schedule.step()
         if self.ema:
-            self.ema.update()
+            self.ema.update_parameters(self.task.network)
         return sum(loss.item() for loss in losses)  # read last: it waits for the GPU
 
     def _evaluate(self, phase: Phase, row: MetricsRow) -> MetricsRow:
@@ -279,10 +276,6 @@ def _check_finite(loss: float, phase: Phase, step: int) -> None:
             f"At step {step + 1} of {phase.name} the loss is {loss}; train at a lower learning rate "
             f"than {phase.lr:g}, or look for numbers in the data that are not finite."
         )
-
-
-def _seed(*parts: int) -> int:
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint32)[0])
 
 
 def _cloned(network: nn.Module) -> dict[str, torch.Tensor]:

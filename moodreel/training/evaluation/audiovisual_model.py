@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from moodreel.faces.features import crop_square
+from moodreel.faces.features import CropKind
 from moodreel.media.audio import SAMPLE_RATE
 from moodreel.media.mel_spectrogram import MEL_BANDS
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
@@ -16,7 +16,7 @@ from moodreel.pipelines import clip_sampler
 from moodreel.pipelines.clip_loader import MEL_STEPS, ClipLoader
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES
 from moodreel.training.data.examples import Example
-from moodreel.training.data.face_cache import enlarge
+from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.face_model import EvaluatedModel
@@ -62,12 +62,13 @@ class EvaluatedAudioVisualModel(EvaluatedModel):
 
     def _predict_images(self, examples: Sequence[Example], context: DataContext) -> Predictions:
         images = ImageSequence(examples)
-        faces, landmarks = context.extract_landmarks(images)
+        faces = context.extract_faces(images)
         rows = np.flatnonzero(faces.found)
         probabilities = [np.zeros((0, len(self.info.labels)))]
         for start in range(0, len(rows), _BATCH):
             crops = [
-                crop_square(enlarge(images[row]), landmarks[row], INPUT_SIDE) for row in rows[start : start + _BATCH]
+                crop_image(images[row], faces.landmarks[row], CropKind.SMALL_SQUARE)
+                for row in rows[start : start + _BATCH]
             ]
             predicted = self.predictor.predict(face_windows(torch.from_numpy(np.stack(crops))[:, None]))
             probabilities.append(np.stack([each for each, _ in predicted]))

@@ -8,6 +8,7 @@ favor a model that predicts Neutral too often or too rarely.
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
@@ -73,14 +74,8 @@ class SetEvaluation:
         return self.metrics.balanced_accuracy if self.kind == IMAGES else self.metrics.accuracy
 
 
-@dataclass(frozen=True)
-class Criterion:
-    """The criterion.
-
-    Attributes:
-        parts: The mean score of each of `KINDS` that was given.
-        value: The criterion; None if no set counts.
-    """
+class Criterion(NamedTuple):
+    """The mean score of each of `KINDS` that was given, and the criterion; None if no set counts."""
 
     parts: dict[str, float]
     value: float | None

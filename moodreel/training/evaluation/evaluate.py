@@ -1,14 +1,14 @@
 """Evaluate a face model on images, and on pseudo-sequences made from them, with the predictor of the service."""
 
-import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from moodreel.emotions import FIVE, SEVEN
 from moodreel.errors import DataInvalid, MoodreelError
+from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.data import muxspace
 from moodreel.training.data.dataset import IMAGES
@@ -19,10 +19,8 @@ from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.label_mapping import mapping_matrix
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
-from moodreel.training.evaluation.predict import extract_inputs, predict_rows, scatter, to_labels
+from moodreel.training.evaluation.predict import predict_rows, scatter, to_labels
 from moodreel.training.evaluation.pseudo_sequences import SequenceMetrics, evaluate_sequences
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,13 +31,13 @@ class FaceEvaluation:
         metrics: Metrics on the images that have a majority label.
         five: The same with probabilities summed into five labels, for a model of seven labels.
         groups: Metrics of each group of people, if groups were given.
-        sequences: Metrics on pseudo-sequences, for a model of five labels that reads cached faces alone.
+        sequences: Metrics on pseudo-sequences, for a Compact EmotiMesh-Net of five labels.
     """
 
     metrics: ClassificationMetrics
-    five: ClassificationMetrics | None = None
-    groups: dict[str, ClassificationMetrics] = field(default_factory=dict)
-    sequences: SequenceMetrics | None = None
+    five: ClassificationMetrics | None
+    groups: dict[str, ClassificationMetrics]
+    sequences: SequenceMetrics | None
 
 
 def evaluate(
@@ -65,27 +63,28 @@ def evaluate(
             "has others. Measure it with compare, which takes a single model too."
         )
     images, all_truth, members = _read(data, labels, groups)
-    faces, landmarks = extract_inputs(predictor, images, context)
+    faces = context.extract_faces(images)
     labeled = np.flatnonzero(all_truth >= 0)
     truth, found = all_truth[labeled], faces.found[labeled]
     if not found.any():
         raise DataInvalid(f"No face was found in any of the {len(truth)} labeled images of {data}; check the images.")
-    probabilities = predict_rows(predictor, faces, labeled[found], images, landmarks)
+    probabilities = predict_rows(predictor, faces, labeled[found], images)
     predictions = scatter(len(truth), np.flatnonzero(found), probabilities)
-    by_group = {
-        name: compute_metrics(predictions.select(rows[labeled]), truth[rows[labeled]], labels)
-        for name, rows in members.items()
-        if rows[labeled].any()
-    }
-    metrics = compute_metrics(predictions, truth, labels)
-    if labels == SEVEN:
-        return FaceEvaluation(metrics, five=in_five(predictions, truth), groups=by_group)
     neutral = truth[found] == FIVE.index("Neutral")
-    if landmarks is not None or neutral.all() or not neutral.any():
-        reason = "it reads images, and they have none" if landmarks is not None else "they need Neutral and others"
-        logger.info("%s is not measured on pseudo-sequences: %s.", predictor.info.name, reason)
-        return FaceEvaluation(metrics, groups=by_group)
-    return FaceEvaluation(metrics, groups=by_group, sequences=evaluate_sequences(predictor, faces, all_truth))
+    # Pseudo-sequences have no images, and need neutral faces and others.
+    has_sequences = (
+        isinstance(predictor.network, CompactEmotiMeshNet) and labels == FIVE and len(np.unique(neutral)) > 1
+    )
+    return FaceEvaluation(
+        compute_metrics(predictions, truth, labels),
+        five=in_five(predictions, truth) if labels == SEVEN else None,
+        groups={
+            name: compute_metrics(predictions.select(rows[labeled]), truth[rows[labeled]], labels)
+            for name, rows in members.items()
+            if rows[labeled].any()
+        },
+        sequences=evaluate_sequences(predictor, faces, all_truth) if has_sequences else None,
+    )
 
 
 def in_five(predictions: Predictions, truth: np.ndarray) -> ClassificationMetrics:

@@ -8,7 +8,7 @@ import numpy as np
 from torch import nn
 
 from moodreel.errors import MoodreelError, NoFace, NoFaceNoAudio
-from moodreel.faces.features import COLOR_CROP_SIDE, CROP_SIDE, SQUARE_SIDE, CropKind, FaceFeatures
+from moodreel.faces.features import CropKind, FaceFeatures, crop_face
 from moodreel.faces.landmarker import BLENDSHAPES, NUM_LANDMARKS
 from moodreel.models.model_card import FACE
 from moodreel.models.predictor import FacePredictor, ModelInfo
@@ -19,7 +19,7 @@ from moodreel.training.data.examples import Example, process_files
 from moodreel.training.data.images import ImageSequence
 from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import Predictions
-from moodreel.training.evaluation.predict import extract_inputs, predict_rows, scatter
+from moodreel.training.evaluation.predict import predict_rows, scatter
 
 
 class EvaluatedModel(ABC):
@@ -79,9 +79,9 @@ class EvaluatedFaceModel(EvaluatedModel):
         if media == CLIPS:
             return self._predict_clips(examples, context)
         images = ImageSequence(examples)
-        faces, landmarks = extract_inputs(self.predictor, images, context)
+        faces = context.extract_faces(images)
         rows = np.flatnonzero(faces.found)
-        return scatter(len(examples), rows, predict_rows(self.predictor, faces, rows, images, landmarks))
+        return scatter(len(examples), rows, predict_rows(self.predictor, faces, rows, images))
 
     def run_once(self) -> object:
         """Predict for one synthetic face."""
@@ -108,19 +108,13 @@ def check_media(models: Sequence[EvaluatedModel], media: str) -> None:
             )
 
 
-_CROP_SHAPES = {
-    CropKind.GRAY: (CROP_SIDE, CROP_SIDE),
-    CropKind.COLOR: (COLOR_CROP_SIDE, COLOR_CROP_SIDE, 3),
-    CropKind.SQUARE: (SQUARE_SIDE, SQUARE_SIDE, 3),
-}
-
-
 def _synthetic_face(crop_kind: CropKind) -> FaceFeatures:
     rng = np.random.default_rng(0)
+    landmarks = rng.random((NUM_LANDMARKS, 3), np.float32)
     return FaceFeatures(
-        landmarks=rng.random((NUM_LANDMARKS, 3), np.float32),
+        landmarks=landmarks,
         normalized_landmarks=rng.standard_normal((NUM_LANDMARKS, 3), np.float32),
         blendshapes=rng.random(len(BLENDSHAPES), np.float32),
         pose=np.zeros(3, np.float32),
-        crop=rng.integers(0, 256, _CROP_SHAPES[crop_kind], np.uint8),
+        crop=crop_face(rng.integers(0, 256, (256, 256, 3), np.uint8), landmarks, crop_kind),
     )

@@ -6,46 +6,24 @@ from dataclasses import replace
 import numpy as np
 
 from moodreel.faces.features import CropKind, FaceFeatures
-from moodreel.faces.landmarker import NUM_LANDMARKS
-from moodreel.models.model_card import EMOTIMESH
 from moodreel.models.predictor import FacePredictor
 from moodreel.training.data.face_cache import FaceTable, crop_image
 from moodreel.training.data.images import Images
 from moodreel.training.data.label_mapping import mapping_matrix
-from moodreel.training.data.loading import DataContext
 from moodreel.training.evaluation.metrics import Predictions
 
 _BATCH = 256
 """Images at a time: bounds the memory of crops."""
 
 
-def extract_inputs(
-    predictor: FacePredictor, images: Images, context: DataContext
-) -> tuple[FaceTable, np.ndarray | None]:
-    """Extract the face of each image; also its landmarks, if the model reads these or needs them to cut its crops.
-
-    Only gray crops are cached.
-    """
-    if predictor.crop_kind is CropKind.GRAY and predictor.info.architecture != EMOTIMESH:
-        return context.extract_faces(images), None
-    return context.extract_landmarks(images)
-
-
-def predict_rows(
-    predictor: FacePredictor,
-    faces: FaceTable,
-    rows: np.ndarray,
-    images: Images,
-    landmarks: np.ndarray | None,
-) -> np.ndarray:
+def predict_rows(predictor: FacePredictor, faces: FaceTable, rows: np.ndarray, images: Images) -> np.ndarray:
     """Predict the expressions in images in which a face was found.
 
     Args:
         predictor: The model.
         faces: The faces of all N images.
         rows: int64 (M,), the images to predict for.
-        images: All N images.
-        landmarks: float32 (N, 478, 3) of all images, or None; see `extract_inputs`.
+        images: All N images, which crops are cut from unless they are gray: only gray ones are cached.
 
     Returns:
         Calibrated probabilities, float32 (M, C).
@@ -54,19 +32,19 @@ def predict_rows(
     for start in range(0, len(rows), _BATCH):
         tracks = []
         for row in rows[start : start + _BATCH]:
-            face = single_frame(faces, row, landmarks)
-            if landmarks is not None:
-                face = replace(face, crop=crop_image(images[row], landmarks[row], predictor.crop_kind))
+            face = single_frame(faces, row)
+            if predictor.crop_kind is not CropKind.GRAY:
+                face = replace(face, crop=crop_image(images[row], face.landmarks, predictor.crop_kind))
             tracks.append([face])
         predicted = predictor.predict(tracks, per_frame=False)
         probabilities.append(np.stack([prediction.probabilities for prediction in predicted]))
     return np.concatenate(probabilities)
 
 
-def single_frame(faces: FaceTable, row: int | np.integer, landmarks: np.ndarray | None = None) -> FaceFeatures:
-    """Return the face of one image in the predictor's format. Raw landmarks are NaN if those of all images are None."""
+def single_frame(faces: FaceTable, row: int | np.integer) -> FaceFeatures:
+    """Return the face of one image in the predictor's format, with the gray crop."""
     return FaceFeatures(
-        landmarks=np.full((NUM_LANDMARKS, 3), np.nan, np.float32) if landmarks is None else landmarks[row],
+        landmarks=faces.landmarks[row],
         normalized_landmarks=faces.normalized_landmarks[row],
         blendshapes=faces.blendshapes[row],
         pose=faces.pose[row],

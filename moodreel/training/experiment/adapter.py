@@ -28,9 +28,6 @@ class ClassificationOptions(Options):
 
     pretrained: Path | None = option(None, "pretrained weights, for architectures that take them", kind=PATH)
     faces: str = option("", "pair each recording with faces of its emotion (synthetic pairing)", kind=DATASET)
-    audio_checkpoint: Path | None = option(
-        None, "for pairs: start from the audio branches of a run with the same folds", kind=PATH, old="heard"
-    )
     folds: int = option(0, "folds of a cross-validation by person before training on all data; 0 for none", "[0, inf)")
     small_face_epochs: int = option(
         0, "audio-visual, on images: epochs in which faces are shown small", "[0, inf)", old="small"
@@ -84,22 +81,6 @@ class ArchitectureAdapter(ABC):
     def card_fields(self, inputs: InputAdapter) -> dict[str, Any]:
         """Return more fields of model.json."""
         return {}
-
-    def warm_start_audio(
-        self, network: nn.Module, checkpoint: Path, request: ClassificationRequest, stated: Mapping[str, Any]
-    ) -> None:
-        """Load the audio branch from another run's checkpoint.
-
-        Args:
-            network: The network to change.
-            checkpoint: The checkpoint file of the other run.
-            request: This run, which must have the same seed and folds as the other one.
-            stated: The data set and the numbers of examples that this run's checkpoint will state.
-
-        Raises:
-            DataInvalid: The other run had other training examples, or the architecture has no audio branch.
-        """
-        raise DataInvalid(f"{self.name} has no audio branch; omit --audio-checkpoint.")
 
     def write(self, out: Path, network: nn.Module, fields: dict[str, Any], weights: str, **statement: str) -> None:
         """Write weights, in one of `PRECISIONS`, and model.json. statement: data and license for model.json."""

@@ -14,7 +14,7 @@ ADAPTERS: dict[str, ArchitectureAdapter] = {
         CropAdapter("vit"),
         CropAdapter("vit-scratch"),
         TrackAdapter("compact-emotimesh", backbone=("encoder.", "mean", "std")),
-        TrackAdapter("emotimesh", landmarks=True),
+        TrackAdapter("emotimesh"),
         TrackAdapter("temporal-vit", backbone=("frame.",)),
         PortraitAdapter("resnet-50", backbone=("network.resnet.",)),
         PortraitAdapter("vit-b-16", backbone=("network.vit.",)),

@@ -19,7 +19,6 @@ from moodreel.models.registry import CARD_FILE
 from moodreel.training.data.clip_cache import load_windows
 from moodreel.training.data.dataset import AUDIO, CLIPS, IMAGES, Dataset
 from moodreel.training.data.loading import load_audio, load_face_crops
-from moodreel.training.engine.checkpoint import read_checkpoint
 from moodreel.training.experiment.adapter import ArchitectureAdapter, ClassificationRequest, checked_build
 from moodreel.training.experiment.audiovisual_inputs import (
     AudioInputs,
@@ -90,20 +89,6 @@ class AudioVisualAdapter(ArchitectureAdapter):
             load_torchvision_weights(network.trunk, pretrained)
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         return network
-
-    def warm_start_audio(
-        self, network: nn.Module, checkpoint: Path, request: ClassificationRequest, stated: Mapping[str, Any]
-    ) -> None:
-        """Load the audio branch from another run's checkpoint."""
-        state = read_checkpoint(checkpoint)
-        about, weights = state["about"], (state["mean"] or state)["network"]
-        same = all(about["recipe"][name] == getattr(request.config, name) for name in ("seed", "split_by"))
-        if not same or about["examples"] != stated["examples"] or about["data"] not in stated["data"]:
-            # Its network may have been trained on people who are held out here.
-            raise DataInvalid(f"{checkpoint} was trained on other recordings; train it with the same data and folds.")
-        audio = {name.removeprefix("audio."): tensor for name, tensor in weights.items() if name.startswith("audio.")}
-        assert isinstance(network, AudioVisualNet)
-        network.audio.load_state_dict(audio)
 
     def card_fields(self, inputs: InputAdapter) -> dict[str, Any]:
         """Return more fields of model.json."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from sklearn.metrics import accuracy_score, recall_score
 from torch import nn
 from torch.nn import functional as F
 
@@ -37,9 +38,6 @@ class InputAdapter(ABC):
 
     def init_statistics(self, network: nn.Module, rows: np.ndarray) -> None:  # noqa: B027 -- optional
         """Set the network's input normalization from the training rows."""
-
-    def setup(self, device: torch.device) -> None:  # noqa: B027 -- optional
-        """Move data to the device, if batches are made there."""
 
     @abstractmethod
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> Any:
@@ -98,11 +96,6 @@ class ClassificationTask(Task):
         weights = np.sqrt(count.mean() / count) if config.class_weights else np.ones_like(count)
         self.weights = torch.from_numpy(weights.astype(np.float32))
 
-    def setup(self, device: torch.device) -> None:
-        """Prepare the inputs for the device."""
-        super().setup(device)
-        self.inputs.setup(device)
-
     def steps_per_epoch(self) -> int:
         """Return the number of batches in an epoch."""
         return -(-len(self.train_rows) // self.config.batch_size)
@@ -128,11 +121,14 @@ class ClassificationTask(Task):
 
     def evaluate(self, phase: Phase) -> dict[str, float]:
         """Evaluate on the validation data."""
-        train, val = (self.predict_logits(rows, self.eval_network, phase=phase) for rows in self.eval_subsets)
+        (train_truth, train), (truth, val) = (
+            (self.targets[rows].argmax(dim=1), self.predict_logits(rows, self.eval_network, phase=phase).argmax(dim=1))
+            for rows in self.eval_subsets
+        )
         return {
-            "train_accuracy": _accuracy(train, self._truth(self.eval_subsets[0])),
-            "accuracy": _accuracy(val, self._truth(self.eval_subsets[1])),
-            "uar": _mean_recall(val, self._truth(self.eval_subsets[1])),
+            "train_accuracy": accuracy_score(train_truth, train),
+            "accuracy": accuracy_score(truth, val),
+            "uar": recall_score(truth, val, labels=np.unique(truth), average="macro"),
         }
 
     def predict_logits(
@@ -156,16 +152,3 @@ class ClassificationTask(Task):
         with torch.inference_mode():
             logits = [inputs.forward(network, inputs.batch(part, None), phase).float().cpu() for part in parts]
         return torch.cat(logits)
-
-    def _truth(self, rows: np.ndarray) -> torch.Tensor:
-        return self.targets[torch.from_numpy(rows)].argmax(dim=1)
-
-
-def _accuracy(logits: torch.Tensor, truth: torch.Tensor) -> float:
-    return float((logits.argmax(dim=1) == truth).float().mean())
-
-
-def _mean_recall(logits: torch.Tensor, truth: torch.Tensor) -> float:
-    correct = (logits.argmax(dim=1) == truth).float()
-    labels = truth.unique()
-    return float(torch.stack([correct[truth == label].mean() for label in labels]).mean())

@@ -5,7 +5,7 @@ from typing import Any
 
 from moodreel.models.quantization import PRECISIONS
 from moodreel.training.data.splits import SPLIT_BY
-from moodreel.training.engine.schedule import SCHEDULES
+from moodreel.training.engine.schedule import SCHEDULES, Phase
 from moodreel.training.engine.trainer import TrainerConfig
 from moodreel.training.experiment.options import Options, option
 
@@ -74,6 +74,12 @@ class TrainConfig(Options):
     def warmup_fraction(self, steps: int) -> float:
         """Return the warmup of a phase as a fraction of its steps."""
         return self.warmup if self.warmup < 1 else min(self.warmup, steps) / max(steps, 1)
+
+    def phase(self, name: str, steps: int, **fields: Any) -> Phase:
+        """Return a phase of some steps. fields: further fields of `Phase`, which take precedence over the options."""
+        names = ("lr", "schedule", "decay_fraction", "weight_decay")
+        options = {"warmup": self.warmup_fraction(steps), **{name: getattr(self, name) for name in names}}
+        return Phase(name, steps, **{**options, **fields})
 
     def trainer_config(self, eval_steps: int, **fields: object) -> TrainerConfig:
         """Return the trainer's configuration.

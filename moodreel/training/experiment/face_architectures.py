@@ -18,8 +18,7 @@ from moodreel.models.huggingface.pretrained import build_pretrained, save_pretra
 from moodreel.models.networks.base import FaceNetwork
 from moodreel.models.networks.compact_emotimesh import CompactEmotiMeshNet, to_input
 from moodreel.models.networks.efficientnet_lite import EfficientNetLiteNet
-from moodreel.training.augmentation.image import augment_crop, augment_face_square
-from moodreel.training.augmentation.image_batched import augment_crops
+from moodreel.training.augmentation.image import augment_crop, augment_crops, augment_face_square
 from moodreel.training.data.clip_cache import load_tracks
 from moodreel.training.data.dataset import CLIPS, IMAGES, Dataset
 from moodreel.training.data.face_cache import crop_image
@@ -43,17 +42,12 @@ class CropInputs(InputAdapter):
     """Aligned crops, uint8 (N, 48, 48) or (N, 96, 96, 3), for a `MultiHeadFaceNet` with one head."""
 
     def __init__(self, crops: np.ndarray, *, clean_prob: float) -> None:
-        self.crops, self.clean_prob = torch.from_numpy(crops), clean_prob
-
-    def setup(self, device: torch.device) -> None:
-        """Put gray crops on the device, where they are augmented; color crops are augmented on the CPU."""
-        if self.crops.ndim == 3:
-            self.crops = self.crops.to(device)
+        self.crops, self.clean_prob = crops, clean_prob
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
         """Return the inputs of some examples, augmented if there is an `rng`."""
-        crops = self.crops[torch.from_numpy(rows)]
-        return crops if rng is None else augment_crops(crops, rng, clean_prob=self.clean_prob)
+        crops = self.crops[rows]
+        return torch.from_numpy(crops if rng is None else augment_crops(crops, rng, clean_prob=self.clean_prob))
 
     def mixup(self, inputs: torch.Tensor, order: np.ndarray, weight: float) -> torch.Tensor:
         """Mix each input with another one of the batch."""
@@ -70,9 +64,6 @@ class PortraitInputs(CropInputs):
 
     def __init__(self, portraits: Images, *, side: int) -> None:
         self.portraits, self.side = portraits, side
-
-    def setup(self, device: torch.device) -> None:
-        """Leave the images where they are: they are augmented on the CPU."""
 
     def batch(self, rows: np.ndarray, rng: np.random.Generator | None) -> torch.Tensor:
         """Return the inputs of some examples, augmented if there is an `rng`."""
@@ -152,8 +143,8 @@ class CropAdapter(FaceAdapter):
             # Where no face is found, the crop is the whole image, which is good enough to train on.
             crops = request.context.extract_faces(images).crops
             return CropInputs(crops, clean_prob=clean_prob), np.ones(len(data.examples), bool)
-        faces, landmarks = request.context.extract_landmarks(images)
-        crops = np.stack([crop_image(images[row], points, kind) for row, points in enumerate(landmarks)])
+        faces = request.context.extract_faces(images)
+        crops = np.stack([crop_image(images[row], points, kind) for row, points in enumerate(faces.landmarks)])
         return CropInputs(crops, clean_prob=clean_prob), faces.found
 
     def build(self, labels: tuple[str, ...], arguments: Mapping[str, Any], pretrained: Path | None) -> nn.Module:
@@ -174,21 +165,13 @@ class TrackAdapter(FaceAdapter):
     media = (IMAGES, CLIPS)
     input_description = "a person's faces over time, as moodreel.faces.features.extract_features returns them"
 
-    def __init__(self, name: str, *, backbone: tuple[str, ...] = (), landmarks: bool = False) -> None:
-        super().__init__(name, backbone=backbone)
-        self._landmarks = landmarks
-
     def load_inputs(self, data: Dataset, request: ClassificationRequest) -> tuple[InputAdapter, np.ndarray]:
         """Load the examples of a data set."""
         if data.media == CLIPS:
             tracks = load_tracks(data.examples, request.context)
             return TrackInputs([track or [] for track in tracks]), np.array([track is not None for track in tracks])
-        images, landmarks = ImageSequence(data.examples), None
-        if self._landmarks:
-            faces, landmarks = request.context.extract_landmarks(images)
-        else:
-            faces = request.context.extract_faces(images)
-        return TrackInputs([[single_frame(faces, row, landmarks)] for row in range(len(images))]), faces.found
+        faces = request.context.extract_faces(ImageSequence(data.examples))
+        return TrackInputs([[single_frame(faces, row)] for row in range(len(faces.found))]), faces.found
 
 
 class PortraitAdapter(ArchitectureAdapter):

@@ -6,8 +6,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from moodreel.errors import DataInvalid
-
 FOLDER = Path(__file__).resolve().parents[1] / "presets"
 
 
@@ -40,7 +38,5 @@ def preset_names() -> list[str]:
 
 
 def load_preset(name: str) -> Preset:
-    """Read a preset. Raises DataInvalid, with a list of all names, if it does not exist."""
-    if name not in (names := preset_names()):
-        raise DataInvalid(f"There is no preset {name!r}; there are {', '.join(names)}.")
+    """Read a preset, one of `preset_names`."""
     return Preset(name, **tomllib.loads((FOLDER / f"{name}.toml").read_text(encoding="utf-8")))

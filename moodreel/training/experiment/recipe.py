@@ -134,9 +134,7 @@ class Recipe(ABC):
     def check_data(self, names: Iterable[str], preset: str) -> None:
         """Raise DataInvalid if a required data set is missing, or a given one is not used."""
         known = (*self.required, *self.optional)
-        for name in names:
-            if known and name not in known:
-                raise DataInvalid(f"{preset} trains on {', '.join(known)}, not on {name!r}.")
-        for name in self.required:
-            if name not in names:
-                raise DataInvalid(f"{preset} needs --data {name}:PATH.")
+        if known and (unknown := [name for name in names if name not in known]):
+            raise DataInvalid(f"{preset} trains on {', '.join(known)}, not on {unknown[0]!r}.")
+        if missing := [name for name in self.required if name not in names]:
+            raise DataInvalid(f"{preset} needs --data {missing[0]}:PATH.")

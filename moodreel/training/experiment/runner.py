@@ -15,7 +15,6 @@ from moodreel.errors import DataInvalid
 from moodreel.training.data.dataset import Dataset, pair_with_faces
 from moodreel.training.data.registry import OWNER_LICENSE, open_dataset
 from moodreel.training.data.splits import Split, folds, split
-from moodreel.training.engine.checkpoint import CHECKPOINT
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.evaluation.metrics import ClassificationMetrics, Predictions, compute_metrics
@@ -42,6 +41,9 @@ METRICS = {
     "fraction with a face or sound found": "found",
 }
 """The metrics that model.json and the card show, and their fields."""
+ALL = ""
+Logits = dict[str, torch.Tensor]
+"""Logits (N, C) by input: all modalities (`ALL`), or a single one, by its name."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,9 +150,8 @@ class Experiment:
         logger.info("%s", parts.reason)
         train_rows, val_rows = self._split_validation(parts.train[self.usable[parts.train]])
         task = self._train(train_rows, val_rows, self.request.out)
-        temperature = self._temperature(task.predict_logits(val_rows), val_rows)
-        modality_temperatures = self._modality_temperatures(self._ablate(task, val_rows), val_rows)
-        self._write_model(task.network, temperature, modality_temperatures)
+        temperatures = self._fit_temperatures(self._predict(task, val_rows), val_rows)
+        self._write_model(task.network, temperatures)
         # All held-out examples have a majority label; for a fair comparison, so must the training sample.
         majority = train_rows if data.has_majority is None else train_rows[data.has_majority[train_rows]]
         sample = np.random.default_rng(config.seed).permutation(majority)[: max(len(parts.held_out), 200)]
@@ -158,12 +159,9 @@ class Experiment:
         return RunResult(
             parts,
             task.network,
-            held_out=self._measure_served(task, parts.held_out, temperature),
-            train=self._measure_served(task, np.sort(sample), temperature),
-            ablations={
-                modality: self._metrics(logits / modality_temperatures[modality], rows)
-                for modality, logits in self._ablate(task, rows).items()
-            },
+            held_out=self._measure_served(task, parts.held_out, temperatures[ALL]),
+            train=self._measure_served(task, np.sort(sample), temperatures[ALL]),
+            ablations=self._measure(self._ablate(task, rows), rows, temperatures),
         )
 
     def cross_validate(self) -> RunResult:
@@ -172,43 +170,37 @@ class Experiment:
         parts = folds(
             data.examples, request.options.folds, by=request.config.split_by or "person", seed=request.config.seed
         )
-        logits = torch.zeros(len(data.examples), len(data.labels))
-        ablated = {modality: torch.zeros_like(logits) for modality in self.inputs.ablations()}
-        results = [self._run_fold(number, part, logits, ablated) for number, part in enumerate(parts, start=1)]
+        inputs = (ALL, *self.inputs.ablations())
+        logits = {name: torch.zeros(len(data.examples), len(data.labels)) for name in inputs}
+        results = [self._run_fold(number, part, logits) for number, part in enumerate(parts, start=1)]
         rows = np.flatnonzero(self.usable)
-        temperature = self._temperature(logits[rows], rows)
-        modality_temperatures = self._modality_temperatures(
-            {modality: alone[rows] for modality, alone in ablated.items()}, rows
-        )
+        logits = {name: each[rows] for name, each in logits.items()}
+        temperatures = self._fit_temperatures(logits, rows)
+        metrics = self._measure(logits, rows, temperatures)
         task = self._train(rows, rows, request.out)
-        self._write_model(task.network, temperature, modality_temperatures)
+        self._write_model(task.network, temperatures)
         reason = f"{len(parts)} folds, each held out in turn. {parts[0].reason}"
         return RunResult(
             replace(parts[0], train=rows, held_out=rows, reason=reason),
             task.network,
-            held_out=self._metrics(logits[rows] / temperature, rows),
+            held_out=metrics.pop(ALL),
             train=max((result.train_metrics for result in results), key=lambda metrics: metrics.accuracy),
             folds=tuple(results),
-            ablations={
-                modality: self._metrics(alone[rows] / modality_temperatures[modality], rows)
-                for modality, alone in ablated.items()
-            },
+            ablations=metrics,
         )
 
-    def _run_fold(
-        self, number: int, part: Split, logits: torch.Tensor, ablated: Mapping[str, torch.Tensor]
-    ) -> FoldResult:
-        """Train without a fold, and fill in its rows of `logits` and `ablated`, (N, C)."""
+    def _run_fold(self, number: int, part: Split, logits: Logits) -> FoldResult:
+        """Train without a fold, and fill in its rows of the logits."""
         train_rows, test_rows = (rows[self.usable[rows]] for rows in (part.train, part.held_out))
         logger.info("Fold %d: %s", number, part.reason)
         task = self._train(train_rows, test_rows, self.request.out / f"fold-{number}")
-        logits[test_rows] = task.predict_logits(test_rows)
-        for modality, alone in self._ablate(task, test_rows).items():
-            ablated[modality][test_rows] = alone
-        metrics = self._metrics(logits[test_rows], test_rows)
+        predicted = self._predict(task, test_rows)
+        for name, each in predicted.items():
+            logits[name][test_rows] = each
+        ablations = self._measure(predicted, test_rows)
+        metrics = ablations.pop(ALL)
         logger.info("Fold %d: UAR %.4f, accuracy %.4f", number, metrics.balanced_accuracy, metrics.accuracy)
         people = tuple(sorted({str(self.data.examples[row].person) for row in test_rows}))
-        ablations = {modality: self._metrics(alone[test_rows], test_rows) for modality, alone in ablated.items()}
         return FoldResult(metrics, self._metrics(task.predict_logits(train_rows), train_rows), people, ablations)
 
     def _train(self, train_rows: np.ndarray, val_rows: np.ndarray, folder: Path) -> ClassificationTask:
@@ -220,10 +212,6 @@ class Experiment:
         targets = data.targets if data.targets is not None else np.eye(len(data.labels), dtype=np.float32)[data.truth]
         task = ClassificationTask(network, self.inputs, targets, train_rows, val_rows, config)
         self.inputs.init_statistics(network, train_rows)
-        stated = {"data": data.name, "examples": {"train": len(train_rows), "val": len(val_rows)}}
-        if options.audio_checkpoint:
-            checkpoint = options.audio_checkpoint / folder.relative_to(request.out) / CHECKPOINT
-            adapter.warm_start_audio(network, checkpoint, request, stated)
         steps = max(1, task.steps_per_epoch() // config.grad_accumulation)
         request.fit(
             task,
@@ -232,7 +220,8 @@ class Experiment:
             folder=folder,
             arguments=adapter.arguments(request.model),
             labels=data.labels,
-            **stated,
+            data=data.name,
+            examples={"train": len(train_rows), "val": len(val_rows)},
         )
         return task
 
@@ -252,19 +241,17 @@ class Experiment:
             )
         return rows[parts.train], rows[parts.held_out]
 
-    def _write_model(self, network: nn.Module, temperature: float, modality_temperatures: Mapping[str, float]) -> None:
+    def _write_model(self, network: nn.Module, temperatures: Mapping[str, float]) -> None:
         request, data, adapter = self.request, self.data, self.adapter
         values = request.model_fields(
             data.labels,
             adapter.arguments(request.model),
             input=adapter.input_description,
             normalization=adapter.normalization,
-            temperature=temperature,
+            temperature=temperatures[ALL],
         )
-        if modality_temperatures:
-            values["modality_temperatures"] = {
-                modality: round(value, 4) for modality, value in modality_temperatures.items()
-            }
+        if modalities := {name: round(value, 4) for name, value in temperatures.items() if name != ALL}:
+            values["modality_temperatures"] = modalities
         values |= {**adapter.card_fields(self.inputs), "recipe": request.record()}
         license = OWNER_LICENSE if data.license == OWNER_LICENSE else OUR_LICENSE
         if not data.commercial:
@@ -284,17 +271,20 @@ class Experiment:
         predictions = to_labels(predictions, model.info.labels, self.data.labels)
         return compute_metrics(predictions, self.data.truth[rows], self.data.labels)
 
-    def _ablate(self, task: ClassificationTask, rows: np.ndarray) -> dict[str, torch.Tensor]:
-        """Return the logits (N, C) of some examples with one modality alone, by the name of that modality."""
-        return {
-            modality: task.predict_logits(rows, inputs=inputs) for modality, inputs in self.inputs.ablations().items()
-        }
+    def _predict(self, task: ClassificationTask, rows: np.ndarray) -> Logits:
+        return {ALL: task.predict_logits(rows), **self._ablate(task, rows)}
 
-    def _modality_temperatures(self, ablated: Mapping[str, torch.Tensor], rows: np.ndarray) -> dict[str, float]:
-        return {modality: self._temperature(logits, rows) for modality, logits in ablated.items()}
+    def _ablate(self, task: ClassificationTask, rows: np.ndarray) -> Logits:
+        return {name: task.predict_logits(rows, inputs=inputs) for name, inputs in self.inputs.ablations().items()}
 
-    def _temperature(self, logits: torch.Tensor, rows: np.ndarray) -> float:
-        return fit_temperature(logits, torch.from_numpy(self.data.truth[rows]))
+    def _fit_temperatures(self, logits: Logits, rows: np.ndarray) -> dict[str, float]:
+        truth = torch.from_numpy(self.data.truth[rows])
+        return {name: fit_temperature(each, truth) for name, each in logits.items()}
+
+    def _measure(
+        self, logits: Logits, rows: np.ndarray, temperatures: Mapping[str, float] | None = None
+    ) -> dict[str, ClassificationMetrics]:
+        return {name: self._metrics(each / (temperatures or {}).get(name, 1), rows) for name, each in logits.items()}
 
     def _metrics(self, logits: torch.Tensor, rows: np.ndarray) -> ClassificationMetrics:
         predictions = Predictions(logits.softmax(dim=1).double().numpy(), np.ones(len(rows), bool))
@@ -318,18 +308,11 @@ def training_phases(
         unused: Prefixes of the parameters that the data cannot train; they stay frozen.
     """
     frozen = min(config.freeze_epochs, config.epochs) if backbone else 0
-    common: dict[str, Any] = {
-        "lr": config.lr,
-        "schedule": config.schedule,
-        "restart_steps": config.restart_epochs * steps_per_epoch,
-        "weight_decay": config.weight_decay,
-        "decay_fraction": config.decay_fraction,
-    }
     scales = dict.fromkeys(backbone, config.backbone_lr_scale) if frozen else {}
 
     def phase(name: str, epochs: int, **more: Any) -> Phase:
-        steps = epochs * steps_per_epoch
-        return Phase(name, steps, warmup=config.warmup_fraction(steps), **common, **more)
+        restart_steps = config.restart_epochs * steps_per_epoch
+        return config.phase(name, epochs * steps_per_epoch, restart_steps=restart_steps, **more)
 
     small = min(options.small_face_epochs, config.epochs - frozen)
     phases = (

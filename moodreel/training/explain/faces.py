@@ -9,17 +9,16 @@ import numpy as np
 import torch
 
 from moodreel.errors import DataInvalid
-from moodreel.faces.features import SQUARE_SIDE, CropKind, FaceFeatures, extract_features
+from moodreel.faces.features import CropKind, FaceFeatures, extract_features
 from moodreel.faces.landmarker import FaceLandmarker
 from moodreel.faces.tiled_detection import detect_tiled
 from moodreel.media import image
 from moodreel.models.audiovisual_registry import AudioVisualPredictor
 from moodreel.models.predictor import FacePredictor
-from moodreel.training.augmentation.image import augment_face_square
 from moodreel.training.data.dataset import IMAGES
 from moodreel.training.data.face_cache import crop_image
 from moodreel.training.data.images import FILE_LIMITS, ImageSequence
-from moodreel.training.data.loading import DataContext, load_face_crops
+from moodreel.training.data.loading import DataContext
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.evaluation.audiovisual_model import face_windows
 from moodreel.training.evaluation.predict import single_frame
@@ -55,7 +54,7 @@ def find_faces(files: Sequence[Path], landmarker_path: Path, kind: CropKind) -> 
     """Find every face in image files, the largest of each file first. Images without a face are logged.
 
     Raises:
-        DataInvalid: A file cannot be read.
+        OSError: A file cannot be read.
         MoodreelError: A file is not an image.
     """
     if not files:
@@ -63,11 +62,7 @@ def find_faces(files: Sequence[Path], landmarker_path: Path, kind: CropKind) -> 
     landmarker = FaceLandmarker(landmarker_path, use_fallbacks=True)
     faces: list[FaceToExplain] = []
     for file in files:
-        try:
-            data = file.read_bytes()
-        except OSError as error:
-            raise DataInvalid(f"{file} cannot be read; check its name.") from error
-        rgb = image.decode_image(data, FILE_LIMITS).rgb
+        rgb = image.decode_image(file.read_bytes(), FILE_LIMITS).rgb
         found = detect_tiled(landmarker, rgb)
         if not found:
             logger.warning("No face was found in %s.", file)
@@ -87,18 +82,12 @@ def faces_of_dataset(spec: str, context: DataContext, kind: CropKind, *, count: 
     rows = np.sort(np.random.default_rng(context.seed).permutation(data.split().held_out)[:count])
     examples = [data.examples[row] for row in rows]
     images = ImageSequence(examples)
-    faces, landmarks = context.extract_landmarks(images)
-    squares, _ = load_face_crops(examples, context) if kind is CropKind.SQUARE else (images, None)
+    faces = context.extract_faces(images)
     explained = []
-    for number, (row, example) in enumerate(zip(rows.tolist(), examples, strict=True)):
-        if not faces.found[number]:
-            continue
-        if kind is CropKind.SQUARE:
-            crop = augment_face_square(squares[number], SQUARE_SIDE, None)
-        else:
-            crop = crop_image(images[number], landmarks[number], kind)
-        features = replace(single_frame(faces, number), crop=crop)
-        explained.append(FaceToExplain(f"{data.name.lower().replace(' ', '-')}-{row}", features, example.label))
+    for number in np.flatnonzero(faces.found).tolist():
+        crop = crop_image(images[number], faces.landmarks[number], kind)
+        features, name = replace(single_frame(faces, number), crop=crop), data.name.lower().replace(" ", "-")
+        explained.append(FaceToExplain(f"{name}-{rows[number]}", features, examples[number].label))
     return explained
 
 

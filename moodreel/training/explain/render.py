@@ -19,8 +19,7 @@ MAX_OPACITY = 0.72
 """Opacity of the heat at its maximum; it falls to 0 with the heat."""
 FONT_SIZE = 15
 _LINE, _GAP = 26, 8
-_LEGEND = "no evidence, or evidence against", "strongest evidence for this answer"
-_SHORT_LEGEND = "none", "strongest evidence"
+_LEGEND = "none", "strongest evidence"
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,15 +103,12 @@ def _draw_label(canvas: ImageDraw.ImageDraw, at: tuple[int, int], attribution: A
 
 
 def _draw_legend(sheet: Image.Image, canvas: ImageDraw.ImageDraw, top: int) -> None:
-    """Draw the colormap over medium gray, with the meaning of both ends; shortened if the sheet is narrow."""
-    available = sheet.width - 2 * _GAP
-    fits = sum(_font().getlength(text) for text in _LEGEND) + 100 <= available
-    ends = _LEGEND if fits else _SHORT_LEGEND
-    first, last = (int(_font().getlength(text)) for text in ends)
-    width, height = available - first - last - 2 * _GAP, _LINE - 8
+    """Draw the colormap over medium gray, with the meaning of both ends."""
+    first, last = (int(_font().getlength(text)) for text in _LEGEND)
+    width, height = sheet.width - first - last - 4 * _GAP, _LINE - 8
     heat = np.linspace(0, 1, width, dtype=np.float32)[None].repeat(height, axis=0)
     bar = _blend(np.full((height, width, 3), 128, np.float32), heat)
     middle = top + _LINE / 2 - 4
-    canvas.text((_GAP, middle), ends[0], font=_font(), fill=DARK_TEXT, anchor="lm")
+    canvas.text((_GAP, middle), _LEGEND[0], font=_font(), fill=DARK_TEXT, anchor="lm")
     sheet.paste(Image.fromarray(bar), (2 * _GAP + first, top))
-    canvas.text((sheet.width - _GAP, middle), ends[1], font=_font(), fill=DARK_TEXT, anchor="rm")
+    canvas.text((sheet.width - _GAP, middle), _LEGEND[1], font=_font(), fill=DARK_TEXT, anchor="rm")

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +16,6 @@ from moodreel.models.registry import CARD_FILE, find_weights
 from moodreel.training.export.model_card import render
 from moodreel.training.export.model_folder import save_weights, write_json
 
-Predict = Callable[[Path], np.ndarray]
-"""Returns the calibrated probabilities (N, C) of a folder's model for some examples, in the order of its labels."""
 _OTHER_FILES = (image.CONFIG_FILE, image.PREPROCESSOR_FILE, "tokenizer.json")
 """Files that a model needs besides its weights and its model.json."""
 
@@ -65,31 +62,25 @@ class QuantizationReport:
         )
 
 
-def quantize_model(
-    source: Path, out: Path, weights: str, predict: Predict, truth: np.ndarray, *, data: str, option: str
+def report_change(
+    source: Path, out: Path, before: np.ndarray, after: np.ndarray, truth: np.ndarray, *, data: str, option: str
 ) -> QuantizationReport:
-    """Write a model's folder with weights of another data type, and report the change in model.json and CARD.md.
+    """Compare a converted model with its source, and report the change in its model.json and CARD.md.
 
     Args:
         source: The model's folder.
-        out: Another folder; its name is the new model's.
-        weights: One of `PRECISIONS`.
-        predict: Predicts for the N examples.
-        truth: int (N,), their labels.
+        out: The folder that `convert_weights` made of it.
+        before: float (N, C), the source's calibrated probabilities for N examples.
+        after: float (N, C), those of the converted model.
+        truth: int (N,), the labels of the examples.
         data: A description of the examples.
         option: The value of --data, without this machine's path.
-
-    Raises:
-        ModelInvalid: The weights of the source cannot be read.
     """
-    before, file = predict(source), find_weights(source)
-    convert_weights(source, out, weights)
-    after = predict(out)
     report = QuantizationReport(
         data=data,
         examples=len(truth),
-        before=_measure(before, truth, precision_of(file), file.stat().st_size),
-        after=_measure(after, truth, weights, find_weights(out).stat().st_size),
+        before=_measure(before, truth, find_weights(source)),
+        after=_measure(after, truth, find_weights(out)),
         changed=int((before.argmax(axis=1) != after.argmax(axis=1)).sum()),
         max_change=float(np.abs(before - after).max()),
         mean_change=float(np.abs(before - after).mean()),
@@ -99,7 +90,11 @@ def quantize_model(
 
 
 def convert_weights(source: Path, out: Path, weights: str) -> None:
-    """Write a model's folder with weights of another data type, and the source's model.json."""
+    """Write a model's folder with weights of a data type in `PRECISIONS`, and the source's model.json.
+
+    Raises:
+        ModelInvalid: The weights of the source cannot be read.
+    """
     file = find_weights(source)
     # To float32 first, since the source may be in half precision.
     full = {name: t.float() if t.is_floating_point() else t for name, t in dequantize(read_weights(file)).items()}
@@ -128,10 +123,11 @@ def precision_of(file: Path) -> str:
     return str(max(sizes, key=lambda dtype: sizes[dtype])).removeprefix("torch.")
 
 
-def _measure(probabilities: np.ndarray, truth: np.ndarray, precision: str, size: int) -> QuantizedMetrics:
+def _measure(probabilities: np.ndarray, truth: np.ndarray, weights: Path) -> QuantizedMetrics:
     correct = probabilities.argmax(axis=1) == truth
     recall = [correct[truth == label].mean() for label in np.unique(truth)]
-    return QuantizedMetrics(precision, size, float(correct.mean()), float(np.mean(recall)))
+    size = weights.stat().st_size
+    return QuantizedMetrics(precision_of(weights), size, float(correct.mean()), float(np.mean(recall)))
 
 
 def _card_of(folder: Path) -> dict[str, Any]:

@@ -70,7 +70,6 @@ class CompactEmotiMeshRecipe(FaceRecipe):
         changes, images = (identity, hflip, augment_still), split.images.images
         tables = [request.context.extract_faces(images, change) for change in changes]
         faces = [table.select(split.train) for table in tables]
-        deformation = fit_deformation(faces[0])
         network, task = _build(request, faces, split.images.targets[split.train], rng)
         steps = max(1, config.epochs * len(task.inputs) // task.faces_in_batch)
         phases = (
@@ -82,8 +81,10 @@ class CompactEmotiMeshRecipe(FaceRecipe):
 
         rows = split.held_out & (split.images.truth >= 0) & tables[0].found
         truth, held_out = split.images.truth[rows], tables[0].select(rows)
-        generator = PseudoSequenceGenerator(held_out, np.eye(len(FIVE), dtype=np.float32)[truth], deformation)
-        clips = generator.generate(options.calibration_clips, rng)
+        targets = np.eye(len(FIVE), dtype=np.float32)[truth]
+        clips = PseudoSequenceGenerator(held_out, targets, task.generator.deformation).generate(
+            options.calibration_clips, rng
+        )
         with torch.inference_mode():
             inputs = torch.from_numpy(flatten(held_out)).to(network.mean.device)
             frame_logits = network.moment(network.encode(inputs)).cpu()
@@ -137,13 +138,12 @@ class TwoStageTask(Task):
 
     def loss(self, batch: Any, phase: Phase) -> torch.Tensor:
         """Return the loss of a batch."""
-        device = self.network.mean.device
         if phase.name == TIME:
-            logits, targets = sequence_logits(self.network, batch), torch.from_numpy(batch.targets).to(device)
-            return F.cross_entropy(logits + self.sequence_log_prior.to(device), targets)
-        inputs, targets = (tensor.to(device) for tensor in batch)
+            logits, targets = sequence_logits(self.network, batch), torch.from_numpy(batch.targets).to(self.device)
+            return F.cross_entropy(logits + self.sequence_log_prior.to(self.device), targets)
+        inputs, targets = (tensor.to(self.device) for tensor in batch)
         logits = self.network.moment(self.network.encode(inputs))
-        return F.cross_entropy(logits + self.face_log_prior.to(device), targets)
+        return F.cross_entropy(logits + self.face_log_prior.to(self.device), targets)
 
 
 def _build_network(request: RunRequest[CompactEmotiMeshOptions]) -> CompactEmotiMeshNet:
@@ -198,5 +198,5 @@ def sequence_logits(network: CompactEmotiMeshNet, clips: SequenceBatch) -> torch
 
 
 def flatten(faces: FaceTable) -> np.ndarray:
-    """Return the network's inputs, float32 (N, 1486): landmarks, then blendshapes, as `compact_emotimesh.read` does."""
+    """Return the network's inputs, float32 (N, 1486): landmarks, then blendshapes, as `to_input` does."""
     return np.concatenate([faces.normalized_landmarks.reshape(len(faces.found), -1), faces.blendshapes], axis=1)

@@ -29,7 +29,6 @@ from moodreel.training.data.images import Images, ImageSequence
 from moodreel.training.data.muxspace import read_muxspace
 from moodreel.training.data.registry import open_dataset
 from moodreel.training.data.splits import holdout_mask
-from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.trainer import TrainingHistory
 from moodreel.training.evaluation.calibration import fit_temperature
 from moodreel.training.experiment.adapter import checked_build
@@ -48,7 +47,6 @@ from moodreel.training.recipes.multi_head_task import (
     LabeledCrops,
     MultiHeadOptions,
     MultiHeadTask,
-    ValidationCrops,
 )
 
 logger = logging.getLogger(__name__)
@@ -125,9 +123,11 @@ class MultiHeadRecipe(FaceRecipe):
         teacher = _load_teacher(options.teacher) if options.teacher else None
         sources = _read_sources(request)
         labeled = [_labeled(source, network.crop_kind, request, teacher) for source in sources]
-        validation = {
-            source.name: _validation(source, network.crop_kind) for source in sources if source.held_out.any()
-        }
+        validation = {}
+        for source in sources:
+            rows = np.flatnonzero(source.held_out & (source.truth >= 0))
+            if len(rows):
+                validation[source.name] = source.crop(network.crop_kind, rows), source.truth[rows]
         if len(network.head_weights) > 1:
             for each in labeled:
                 heads = each.targets.sum(dim=(0, 2)) > 0
@@ -136,17 +136,9 @@ class MultiHeadRecipe(FaceRecipe):
         network.to(request.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         task = MultiHeadTask(network, labeled, validation, config)
         examples = {source.name: int(source.train.sum()) for source in sources}
-        examples |= {f"val_{name}": len(data.truth) for name, data in validation.items()}
+        examples |= {f"val_{name}": len(truth) for name, (_, truth) in validation.items()}
         logger.info("Crops: %s.", examples)
-        phase = Phase(
-            TRAINING,
-            config.steps,
-            config.lr,
-            config.schedule,
-            warmup=config.warmup_fraction(config.steps),
-            decay_fraction=config.decay_fraction,
-            weight_decay=config.weight_decay,
-        )
+        phase = config.phase(TRAINING, config.steps)
         history = request.fit(task, [phase], config.trainer_config(config.eval_every), labels=SEVEN, examples=examples)
         temperature = calibrate(network, sources)
         return _trained_model(request, network, temperature, history)
@@ -202,14 +194,14 @@ def _read_sources(request: RunRequest[MultiHeadOptions]) -> list[Source]:
 def _read_ferplus(request: RunRequest[MultiHeadOptions]) -> Source:
     split, fer2013 = (read_train_split(request, SEVEN, fer2013_weight=weight) for weight in (0, 1))
     images = split.images.images
-    faces, landmarks = request.context.extract_landmarks(images)
+    faces = request.context.extract_faces(images)
     targets = np.zeros((len(images), len(HEADS), len(SEVEN)), np.float32)
     # A single vote out of ten is noise.
     votes = np.where(split.images.targets < 0.15, 0, split.images.targets)
     votes /= np.maximum(votes.sum(axis=1, keepdims=True), 1e-6)
     targets[:, HEADS.index(FERPLUS)], targets[:, HEADS.index("fer2013")] = votes, fer2013.images.targets
     train, held_out = split.train & faces.found, split.held_out & faces.found
-    return Source(FERPLUS, images, landmarks, targets, split.images.truth, train, held_out, share=1.0)
+    return Source(FERPLUS, images, faces.landmarks, targets, split.images.truth, train, held_out, share=1.0)
 
 
 def _single_head(
@@ -221,11 +213,11 @@ def _single_head(
     share: float,
 ) -> Source:
     """Return a source whose labels are for the head of the same name."""
-    faces, landmarks = request.context.extract_landmarks(images)
+    faces = request.context.extract_faces(images)
     targets = np.zeros((len(truth), len(HEADS), len(SEVEN)), np.float32)
     targets[:, HEADS.index(name)] = np.where(truth[:, None] >= 0, np.eye(len(SEVEN), dtype=np.float32)[truth], 0)
     usable = faces.found & (truth >= 0)
-    return Source(name, images, landmarks, targets, truth, usable & ~held_out, usable & held_out, share)
+    return Source(name, images, faces.landmarks, targets, truth, usable & ~held_out, usable & held_out, share)
 
 
 def _build(request: RunRequest[MultiHeadOptions]) -> MultiHeadFaceNet:
@@ -295,11 +287,6 @@ def _distill(teacher: MultiHeadFaceNet, crops: np.ndarray, targets: torch.Tensor
     probabilities = (logits / logits.new_tensor(teacher.temperatures)[:, None]).softmax(dim=2)
     known = targets.sum(dim=2, keepdim=True) > 0
     return torch.where(known, targets.lerp(probabilities, weight), probabilities)
-
-
-def _validation(source: Source, kind: CropKind) -> ValidationCrops:
-    rows = np.flatnonzero(source.held_out & (source.truth >= 0))
-    return ValidationCrops(source.crop(kind, rows), source.truth[rows])
 
 
 def _name_with_version(model: str) -> str:

@@ -144,9 +144,8 @@ def _predict(
 ) -> tuple[LabeledImages, FaceTable, np.ndarray]:
     """Return a split, its faces, and the network's probabilities (M, 7) for the faces found."""
     images = read_split(request.data[FERPLUS], split, labels=SEVEN)
-    faces, landmarks = request.context.extract_landmarks(images.images)
-    rows = np.flatnonzero(faces.found)
-    return images, faces, predict_rows(predictor, faces, rows, images.images, landmarks)
+    faces = request.context.extract_faces(images.images)
+    return images, faces, predict_rows(predictor, faces, np.flatnonzero(faces.found), images.images)
 
 
 def _regress(activations: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

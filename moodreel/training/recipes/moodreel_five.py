@@ -77,9 +77,9 @@ def _load_frame_network(request: RunRequest[FramePoolingOptions]) -> FacePredict
 
 def _fit_temperature(request: RunRequest[Any], network: FramePoolingNet) -> float:
     split = read_train_split(request)
-    faces, landmarks = request.context.extract_landmarks(split.images.images)
+    faces = request.context.extract_faces(split.images.images)
     rows = np.flatnonzero(split.held_out & faces.found & (split.images.truth >= 0))
-    crops = [crop_image(split.images.images[row], landmarks[row], network.crop_kind) for row in rows]
+    crops = [crop_image(split.images.images[row], faces.landmarks[row], network.crop_kind) for row in rows]
     images = torch.from_numpy(np.stack(crops)).to(next(network.parameters()).device)
     with torch.inference_mode():
         # Averaged with the mirror image, as for a single image in the service.

@@ -3,7 +3,7 @@
 # ruff: noqa: RUF009 -- option() returns dataclasses.field()
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
@@ -12,7 +12,7 @@ import torch
 
 from moodreel.errors import DataInvalid
 from moodreel.models.networks.multi_head import MultiHeadFaceNet
-from moodreel.training.augmentation.image_batched import augment_crops
+from moodreel.training.augmentation.image import augment_crops
 from moodreel.training.engine.schedule import Phase
 from moodreel.training.engine.task import Task
 from moodreel.training.evaluation.evaluate import in_five
@@ -76,36 +76,10 @@ class LabeledCrops:
     weights: np.ndarray
     share: float
 
-    def __len__(self) -> int:
-        return len(self.crops)
 
-
-@dataclass(frozen=True, eq=False)
-class ValidationCrops:
-    """Held-out crops.
-
-    Attributes:
-        crops: uint8 (M, ...).
-        truth: int64 (M,), their labels.
-    """
-
-    crops: np.ndarray
-    truth: np.ndarray
-
-
-@dataclass(frozen=True, eq=False)
-class CropBatch:
-    """A batch of crops.
-
-    Attributes:
-        crops: uint8 (B, ...), augmented.
-        targets: float32 (B, H, C), those of each head times its weight in the loss.
-        mixup: The weight of each crop, and the row of the crop that it is mixed with, (B,); None for no mixup.
-    """
-
-    crops: torch.Tensor
-    targets: torch.Tensor
-    mixup: tuple[float, torch.Tensor] | None
+CropBatch = tuple[torch.Tensor, torch.Tensor, tuple[float, torch.Tensor] | None]
+"""Augmented crops, uint8 (B, ...); the targets of each head times its weight in the loss, float32 (B, H, C); and for
+mixup the weight of each crop, and the row of the crop that it is mixed with, (B,)."""
 
 
 @dataclass(eq=False)
@@ -115,37 +89,30 @@ class MultiHeadTask(Task):
     Attributes:
         network: A network with a head for each of `HEADS`.
         sources: Training crops of each source.
-        validation: Crops to evaluate on during training, by the name of their source.
+        validation: Crops to evaluate on during training, uint8 (M, ...), and their labels, by the name of their source.
         config: Options of the training loop.
     """
 
     network: MultiHeadFaceNet
     sources: Sequence[LabeledCrops]
-    validation: dict[str, ValidationCrops]
+    validation: dict[str, tuple[np.ndarray, np.ndarray]]
     config: TrainConfig
     monitor = "uar_five"
-    _crops: list[torch.Tensor] = field(default_factory=list, init=False)
-
-    def setup(self, device: torch.device) -> None:
-        """Put gray crops on the device, where they are augmented; color crops are augmented on the CPU."""
-        super().setup(device)
-        gray = self.sources[0].crops.ndim == 3
-        self._crops = [torch.from_numpy(each.crops).to(device if gray else "cpu") for each in self.sources]
 
     def sample_batch(self, step: int, rng: np.random.Generator, phase: Phase) -> CropBatch:
         """Return a batch."""
         config, total = self.config, self.config.batch_size
         counts = [round(total * each.share) for each in self.sources[1:]]
         crops, targets = [], []
-        for labeled, stored, count in zip(self.sources, self._crops, (total - sum(counts), *counts), strict=True):
-            rows = torch.from_numpy(rng.choice(len(labeled), count, p=labeled.weights))
-            crops.append(stored[rows])
+        for labeled, count in zip(self.sources, (total - sum(counts), *counts), strict=True):
+            rows = rng.choice(len(labeled.crops), count, p=labeled.weights)
+            crops.append(labeled.crops[rows])
             targets.append(labeled.targets[rows])
-        return CropBatch(
-            augment_crops(torch.cat(crops), rng, clean_prob=config.clean_prob),
-            self._weighted(torch.cat(targets)),
-            mixup=self._mixup(total, rng) if rng.random() < config.mixup_prob and config.mixup_alpha else None,
-        )
+        augmented = torch.from_numpy(augment_crops(np.concatenate(crops), rng, clean_prob=config.clean_prob))
+        mixup = None
+        if rng.random() < config.mixup_prob and config.mixup_alpha:
+            mixup = float(rng.beta(config.mixup_alpha, config.mixup_alpha)), torch.from_numpy(rng.permutation(total))
+        return augmented, self._weighted(torch.cat(targets)), mixup
 
     def _weighted(self, targets: torch.Tensor) -> torch.Tensor:
         """Smooth the targets, and weight those of each head; a head without a label keeps zeros."""
@@ -153,15 +120,12 @@ class MultiHeadTask(Task):
         weights = (targets.sum(dim=2, keepdim=True) > 0) * targets.new_tensor(LOSS_WEIGHTS)[:, None]
         return weights * (targets * (1 - smoothing) + smoothing / targets.shape[2])
 
-    def _mixup(self, count: int, rng: np.random.Generator) -> tuple[float, torch.Tensor]:
-        alpha = self.config.mixup_alpha
-        return float(rng.beta(alpha, alpha)), torch.from_numpy(rng.permutation(count))
-
     def loss(self, batch: CropBatch, phase: Phase) -> torch.Tensor:
         """Return the loss of a batch."""
-        crops, targets = batch.crops.float(), batch.targets
-        if batch.mixup:
-            share, partner = batch.mixup
+        crops, targets = (tensor.to(self.device) for tensor in batch[:2])
+        crops = crops.float()
+        if batch[2]:
+            share, partner = batch[2]
             crops = share * crops + (1 - share) * crops[partner]
             # The loss is linear in the targets, so crops with labels for different heads can be mixed.
             targets = share * targets + (1 - share) * targets[partner]
@@ -173,9 +137,8 @@ class MultiHeadTask(Task):
         """Compute the mean recall in five classes on validation crops, of each source and averaged over the sources."""
         network = cast(MultiHeadFaceNet, self.eval_network)
         recalls = {}
-        for name, data in self.validation.items():
-            crops = torch.from_numpy(data.crops).to(self.device)
-            probabilities = network.mix_heads(network.predict_batched(crops)).softmax(dim=1).cpu().numpy()
-            predictions = Predictions(probabilities, np.ones(len(data.truth), bool))
-            recalls[f"uar_five_{name}"] = in_five(predictions, data.truth).balanced_accuracy
+        for name, (crops, truth) in self.validation.items():
+            logits = network.mix_heads(network.predict_batched(torch.from_numpy(crops).to(self.device)))
+            predictions = Predictions(logits.softmax(dim=1).cpu().numpy(), np.ones(len(truth), bool))
+            recalls[f"uar_five_{name}"] = in_five(predictions, truth).balanced_accuracy
         return {"uar_five": float(np.mean(list(recalls.values()))), **recalls}

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from tokenizers import Tokenizer
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from moodreel.emotions import EKMAN
 from moodreel.errors import DataInvalid
@@ -292,12 +293,9 @@ def run_batches(
     return torch.cat(outputs)[np.argsort(order)]
 
 
-def pad(rows: TokenIds, pad_id: int = 0) -> torch.Tensor:
+def pad(rows: TokenIds, pad_id: int) -> torch.Tensor:
     """Return token ids, int64 (N, T), with `pad_id` after the end of a text."""
-    ids = np.full((len(rows), max(map(len, rows))), pad_id, np.int64)
-    for padded, row in zip(ids, rows, strict=True):
-        padded[: len(row)] = row
-    return torch.from_numpy(ids)
+    return pad_sequence([torch.from_numpy(row) for row in rows], batch_first=True, padding_value=pad_id)
 
 
 @dataclass(eq=False)
@@ -332,16 +330,8 @@ class MultiLabelTextTask(Task):
         """Return the only phase."""
         config, steps = self.config, self.config.epochs * self.steps_per_epoch
         warmup = max(1, int(config.warmup_fraction(steps) * steps)) / steps
-        return Phase(
-            "texts",
-            steps,
-            config.lr,
-            "trapezoid",
-            warmup=warmup,
-            decay_fraction=1 - warmup,
-            lr_scales=self.lr_scales(),
-            weight_decay=config.weight_decay,
-        )
+        shape = {"schedule": "trapezoid", "warmup": warmup, "decay_fraction": 1 - warmup}
+        return config.phase("texts", steps, lr_scales=self.lr_scales(), **shape)
 
     def lr_scales(self) -> dict[str, float]:
         """Return the factors of the learning rate: the nearer a layer is to the embeddings, the lower."""
@@ -364,9 +354,11 @@ class MultiLabelTextTask(Task):
 
     def logits_and_labels(self, batch: tuple[torch.Tensor, np.ndarray]) -> tuple[torch.Tensor, ...]:
         """Return the logits (N, F + 7) of a batch, its fine labels (N, F) and its classes (N, 7)."""
-        (ids, rows), device = batch, next(self.network.parameters()).device
-        labels, classes = (torch.from_numpy(array[rows]).to(device) for array in (self.texts.fine, self.texts.classes))
-        return self.network(ids.to(device)).float(), labels, classes
+        ids, rows = batch
+        labels, classes = (
+            torch.from_numpy(each[rows]).to(self.device) for each in (self.texts.fine, self.texts.classes)
+        )
+        return self.network(ids.to(self.device)).float(), labels, classes
 
     def loss(self, batch: tuple[torch.Tensor, np.ndarray], phase: Phase) -> torch.Tensor:
         """Return the loss of a batch."""
