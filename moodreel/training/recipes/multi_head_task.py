@@ -122,10 +122,10 @@ class MultiHeadTask(Task):
 
     def loss(self, batch: CropBatch, phase: Phase) -> torch.Tensor:
         """Return the loss of a batch."""
-        crops, targets = (tensor.to(self.device) for tensor in batch[:2])
-        crops = crops.float()
-        if batch[2]:
-            share, partner = batch[2]
+        crops, targets, mixup = batch
+        crops, targets = crops.to(self.device).float(), targets.to(self.device)
+        if mixup:
+            share, partner = mixup
             crops = share * crops + (1 - share) * crops[partner]
             # The loss is linear in the targets, so crops with labels for different heads can be mixed.
             targets = share * targets + (1 - share) * targets[partner]
