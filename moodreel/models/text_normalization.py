@@ -45,7 +45,7 @@ def normalize_words(text: str) -> str:
 def _normalize(text: str, pictograph: _Pictograph) -> str:
     text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace").translate(_PLAIN)
     text = _REGIONAL.sub(lambda match: _flags_or_letters(match[0]), text)
-    text = emoji.replace_emoji(text, lambda found, _: pictograph(found))
+    text = _PART.sub(lambda part: emoji.replace_emoji(part[0], lambda found, _: pictograph(found)), text)
     text = unicodedata.normalize("NFKC", _STACKED_MARKS.sub("", unicodedata.normalize("NFKD", text)))
     text = "".join(char for char in _MARK.sub("", text) if unicodedata.category(char) != "Cf")
     for pattern, same in _EMOTICONS:
@@ -71,6 +71,9 @@ def _flags_or_letters(indicators: str) -> str:
 
 _BEGINNING = 100
 """Characters in which a word is looked for first."""
+_PART = re.compile(r"(?s).{1,400}(?:\s|\Z)|\S{400}")
+"""A part of a text, to its end or to a space if there is one: the time of the emoji library grows with the square of
+the number of joined emoji."""
 _FEELINGS = {
     each: feeling
     for feeling, pictures in {
@@ -124,7 +127,7 @@ _EMOTICONS = [
         (r"[\\¯]{0,3}_?\(ツ\)_?/?", "🤷"),
         (r"\(? ?° ?ʖ ?° ?\)?", "😏"),
         (_FACE.format(rf"(?<![\w.])(T+|[;╥ಥQ]){_MOUTH}+\1(?!\w)"), "😭"),
-        (_FACE.format(rf"[◕◠ᵔʘ•]{_MOUTH}*[‿◡ω▽∇]{_MOUTH}*[◕◠ᵔʘ•]|≧{_MOUTH}+≦"), "😊"),
+        (_FACE.format(rf"[◕◠ᵔʘ•]{_MOUTH}{{0,4}}[‿◡ω▽∇]{_MOUTH}{{0,4}}[◕◠ᵔʘ•]|≧{_MOUTH}+≦"), "😊"),
         (_FACE.format(rf"(?<![\w^])\^{_MOUTH}\^(?![\w^])|(?<!\S)\^\^(?!\S)"), "😊"),
         (_FACE.format(r"ಠ_+ಠ|(?<!\S)>_+>(?!\S)|(?<!\S)<_+<(?!\S)|¬_+¬"), "😒"),
         (_FACE.format(r"ಠ益ಠ|`Д'|>益<"), "😠"),

@@ -311,6 +311,13 @@ def test_signs_that_are_no_emoticons_remain(text):
 
 
 @pytest.mark.parametrize(
+    "text", ["◕" + "‿" * 200_000, "👩\u200d" * 100_000], ids=["a smile without an end", "joined emoji"]
+)
+def test_no_text_takes_time_that_grows_with_the_square_of_its_length(text):
+    assert normalize_text(text), "ends: with the square it would take more than the time limit of a test"
+
+
+@pytest.mark.parametrize(
     ("text", "label"),
     [
         ("𝓘 𝓱𝓪𝓽𝓮 𝔂𝓸𝓾", "anger"),
