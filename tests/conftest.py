@@ -27,16 +27,15 @@ def one_thread() -> None:
 
 
 @pytest.fixture(autouse=True, scope="module")
-def release_memory() -> Iterator[None]:
-    """Give the memory of a module's models back to the system after it.
+def release_memory() -> None:
+    """Give the memory of earlier modules' models back to the system.
 
     Apps, engines and networks are in reference cycles, so they stay until a garbage collection. glibc then keeps the
-    freed pages, a few hundred MB of them, because a small block above each one is still used. Collections leave out
-    what was there before the module: with all libraries and tests, each of them takes half a second.
+    freed pages, a few hundred MB of them, because a small block above each one is still used. What is left after that,
+    such as libraries and tests, is left out of further collections: with it each of them takes half a second.
     """
-    gc.freeze()
-    yield
     gc.collect()
+    gc.freeze()
     if sys.platform == "linux":
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc only
         if trim:
