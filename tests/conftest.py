@@ -32,7 +32,7 @@ def release_memory() -> None:
 
     Apps, engines and networks are in reference cycles, so they stay until a garbage collection. glibc then keeps the
     freed pages, a few hundred MB of them, because a small block above each one is still used. What is left after that,
-    such as libraries and tests, is left out of further collections: with it each of them takes half a second.
+    such as libraries and tests, is left out of further collections, which it would make many times slower.
     """
     gc.collect()
     gc.freeze()

@@ -132,8 +132,10 @@ def make_boomerang(
     else:
         start, stop = _window(peak, reader.duration, pass_seconds)
         frames = _trim_to_still(_stay_in_shot(source, source.read(start, stop), peak, pass_seconds), peak)
-    windows = crop.cut(frames, loop.size, width) if crop else ()
-    pictures = [rgb_to_yuv(window) for window in windows] or [frame.yuv for frame in frames]
+    if crop:
+        pictures = [rgb_to_yuv(window) for window in crop.cut(frames, loop.size, width)]
+    else:
+        pictures = [frame.yuv for frame in frames]
     order, seconds = _order_frames(frames, source.speed, loop.duration)
     poster = min(range(len(frames)), key=lambda i: abs(frames[i].time - peak))
     encoded = ENCODERS[loop.output](pictures, order, seconds)

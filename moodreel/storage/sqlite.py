@@ -40,6 +40,15 @@ logger = logging.getLogger(__name__)
 
 MAX_IDLE_CONNECTIONS = 4
 """Open connections kept for reuse. Each caches up to 2 MB of the file."""
+_WORDS = {
+    "malformed": CORRUPT,
+    "not a database": CORRUPT,
+    "locked": LOCKED,
+    "full": FULL,
+    "no space": FULL,
+    "ioerr_shmsize": FULL,  # a reader found no room for the index of the journal
+}
+"""Reasons by words of an error's message or name, in lower case."""
 _ADVICE = {
     CORRUPT: "Move the file away (a new one is made) or restore a copy.",
     LOCKED: "Another program holds it; close that.",
@@ -257,6 +266,4 @@ def _use_wal(db: Connection, busy_seconds: float) -> None:
 
 def _reason(error: Exception) -> str:
     text = f"{error} {getattr(error, 'sqlite_errorname', '')}".lower()
-    words = {"malformed": CORRUPT, "not a database": CORRUPT, "locked": LOCKED, "full": FULL, "no space": FULL}
-    words["ioerr_shmsize"] = FULL  # a reader found no room for the index of the journal
-    return next((reason for word, reason in words.items() if word in text), UNUSABLE)
+    return next((reason for word, reason in _WORDS.items() if word in text), UNUSABLE)
