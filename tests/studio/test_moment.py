@@ -120,6 +120,33 @@ def test_the_first_load_is_small_and_every_file_comes_from_here(new_page):
     assert len(responses) > 5
 
 
+def test_the_camera_that_is_turned_on_after_a_failure_is_shown_in_place_of_an_older_result(new_page, tmp_path):
+    page = new_page()
+    choose_clip(page)
+    (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.4")
+    page.locator("input[type=file]").set_input_files(tmp_path / "notes.pdf")
+    expect(page.get_by_role("alert")).to_contain_text("This file is not a video.")
+    page.get_by_role("button", name="Turn on the camera").click()
+    expect(page.get_by_role("button", name="Start recording")).to_be_visible()
+    expect(page.locator("#preview")).to_be_visible()
+
+
+def test_a_file_that_is_empty_or_a_folder_is_told(new_page, tmp_path):
+    page = new_page()
+    page.goto("/")
+    (tmp_path / "empty.mp4").touch()
+    page.locator("input[type=file]").set_input_files(tmp_path / "empty.mp4")
+    expect(page.get_by_role("alert")).to_contain_text("This file is empty or cannot be opened.")
+    page.reload()
+    page.locator("h1").wait_for()
+    session = page.context.new_cdp_session(page)
+    dragged = {"items": [], "files": [str(tmp_path)], "dragOperationsMask": 1}
+    for step, text in ("dragEnter", None), ("dragOver", "Drop the video"), ("drop", "This file is empty"):
+        session.send("Input.dispatchDragEvent", {"type": step, "x": 200, "y": 200, "data": dragged})
+        if text:
+            expect(page.get_by_text(text)).to_be_visible()
+
+
 def test_a_refused_camera_is_explained_and_a_file_still_works(new_page):
     page = new_page(camera=False)
     page.goto("/")
@@ -243,6 +270,23 @@ def test_a_key_is_forgotten_with_what_the_page_shows_and_is_connected_to(new_pag
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_label("Your text")).to_have_value("")
     expect(page.get_by_text("Not connected.")).to_be_visible()
+
+
+def test_a_key_whose_check_is_canceled_is_not_kept(new_page):
+    page = new_page(key=None)
+    page.goto("/#words")
+    held = []
+    page.route("**/auth/profile", lambda route: held.append(route))
+    page.get_by_label("API key or token").fill(KEY)
+    page.get_by_role("button", name="Continue").click()
+    wait_until(lambda: page.wait_for_timeout(10) or held)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("alert")).to_contain_text("This needs an API key")
+    held[0].continue_()
+    page.get_by_role("button", name="Enter a key or token").click()
+    expect(page.get_by_label("API key or token")).to_have_value("")
+    expect(page.get_by_role("button", name="Continue")).to_be_enabled()
+    assert page.evaluate("sessionStorage.length") == 0
 
 
 def test_a_users_token_works_like_a_key(new_page, server: Server):

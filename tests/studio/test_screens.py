@@ -327,6 +327,28 @@ def test_the_calendar_shows_the_month_that_was_chosen_last(new_page, server: Ser
     expect(page.locator("button.day")).to_have_count(1)
 
 
+def test_the_calendar_shows_nothing_of_another_user(new_page, server: Server):
+    write_month(server, "first-user", SMILE.read_bytes(), days=1)
+    page = new_page(key=accounts.own_token(userId="first-user"))
+    page.goto("/#calendar")
+    expect(page.get_by_text("This week")).to_be_visible()
+    held = []
+    page.route("**/api/history/summary?by=day*", lambda route: held.append(route))
+    page.get_by_role("button", name="Next month").click()
+    page.get_by_role("button", name="Previous month").click()
+    wait_until(lambda: page.wait_for_timeout(10) or len(held) == 2)
+    page.get_by_role("button", name="Key", exact=True).click()
+    page.get_by_label("API key or token").fill(accounts.own_token(userId="second-user"))
+    page.get_by_role("button", name="Continue").click()
+    wait_until(lambda: page.wait_for_timeout(10) or len(held) == 3)
+    expect(page.get_by_text("This week")).to_have_count(0)
+    for route in reversed(held):
+        with page.expect_response(route.request.url):
+            route.continue_()
+    page.wait_for_timeout(200)
+    expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
+
+
 def test_the_calendar_stays_if_a_loop_cannot_be_loaded(new_page, server: Server):
     write_month(server, "loop-user", SMILE.read_bytes(), days=1)
     page = new_page(key=accounts.own_token(userId="loop-user"))
