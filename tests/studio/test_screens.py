@@ -45,7 +45,7 @@ def test_words_are_classified_while_they_are_typed(new_page, server: Server):
     page.get_by_label("Your text").fill("long " * 500)
     expect(page.get_by_text("The text is cut off at 2000 characters.")).to_be_visible()
     page.get_by_label("Your text").fill("")
-    expect(page.get_by_text("Nothing written yet.")).to_be_visible()
+    expect(page.get_by_text("The emotions appear here.")).to_be_visible()
 
 
 def test_an_answer_to_a_text_that_was_deleted_is_not_shown(new_page):
@@ -71,7 +71,22 @@ def test_an_answer_to_a_text_that_was_deleted_is_not_shown(new_page):
     scores = {"label": "joy", "score": 0.9, "scores": {"joy": 0.9}, "language_supported": True}
     sockets[0].send(json.dumps({"type": "emotion_classification", **scores}))
     page.wait_for_timeout(200)
-    expect(page.get_by_text("Nothing written yet.")).to_be_visible()
+    expect(page.get_by_text("The emotions appear here.")).to_be_visible()
+
+
+def test_a_text_without_words_has_no_answer_and_is_not_tried_again(new_page):
+    page = new_page()
+    page.goto("/#words")
+    text = page.get_by_label("Your text")
+    text.fill("I am so happy")
+    expect(page.locator(".verdict .bars")).to_be_visible()
+    text.fill("\u2060\u2060")
+    expect(page.get_by_role("alert")).to_contain_text("There are no words in the text.")
+    expect(page.locator(".verdict .bars")).to_have_count(0)
+    expect(page.get_by_role("button", name="Try again")).to_have_count(0)
+    text.fill("I am sad")
+    expect(page.locator(".verdict h2")).to_have_text("Sadness")
+    expect(page.get_by_role("alert")).to_have_count(0)
 
 
 def test_a_text_that_was_too_many_can_be_sent_again_and_is_kept_for_the_next_visit(new_page):
@@ -347,6 +362,20 @@ def test_the_calendar_shows_nothing_of_another_user(new_page, server: Server):
             route.continue_()
     page.wait_for_timeout(200)
     expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
+
+
+def test_a_moment_that_was_deleted_elsewhere_is_gone_from_the_calendar(new_page, server: Server):
+    write_month(server, "deleting-user", SMILE.read_bytes(), days=1)
+    token = accounts.own_token(userId="deleting-user")
+    page = new_page(key=token)
+    page.goto("/#calendar")
+    day = page.locator("button.day")
+    expect(day).to_have_count(1)
+    assert page.request.delete("/api/history", headers={"authorization": f"Bearer {token}"}).ok
+    day.focus()
+    expect(page.get_by_text("No moments in this month yet.")).to_be_visible()
+    expect(page.get_by_role("alert")).to_have_count(0)
+    page.errors.remove("Failed to load resource: the server responded with a status of 404 (NOT FOUND)")
 
 
 def test_the_calendar_stays_if_a_loop_cannot_be_loaded(new_page, server: Server):

@@ -117,8 +117,10 @@ class Calendar {
       const response = await call(`api/history/${entry.id}/media/${entry.media[0].name}`, { accept: "*/*" });
       this.media.set(entry.id, URL.createObjectURL(await response.blob()));
     } catch (error) {
+      const problem = asProblem(error);
+      if (problem.code === "not_found") return this.load(); // It was deleted meanwhile.
       this.requested.delete(entry.id);
-      if (day === this.day) this.mediaProblem = asProblem(error);
+      if (day === this.day) this.mediaProblem = problem;
     }
     this.shell.update();
   }

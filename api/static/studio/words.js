@@ -87,6 +87,7 @@ class Words {
       );
     } else {
       this.problem = new Problem(message.code, message.message);
+      if (!this.problem.isPassing) this.answer = null; // It was another text's.
     }
     this.shell.update();
   }
@@ -150,10 +151,10 @@ class Words {
     </section>`;
   }
 
-  /** What to try again; nothing while it connects by itself. */
+  /** What to try again; nothing while it connects by itself, or where the same text fails again. */
   retry() {
     if (this.isClosed) return () => this.connect();
-    return this.people ? () => this.send() : null;
+    return this.people && this.problem?.isPassing ? () => this.send() : null;
   }
 
   status() {
