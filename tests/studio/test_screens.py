@@ -494,6 +494,18 @@ def test_the_log_goes_back_beyond_the_files_of_pages(new_page):
     expect(page.locator("tbody tr")).to_have_count(1)
 
 
+@pytest.mark.parametrize(("name", "value"), [("Status", "99999"), ("From", "275000-12-31T23:59")])
+def test_the_browser_tells_which_filter_the_log_cannot_take(new_page, name, value):
+    page = new_page(timezone_id="America/Los_Angeles")
+    page.goto("/#log")
+    field = page.get_by_label(name, exact=True)
+    field.fill(value)
+    page.get_by_role("button", name="Show").click()
+    expect(field).to_be_focused()
+    assert not field.evaluate("field => field.validity.valid")
+    expect(page.get_by_role("alert")).to_have_count(0)
+
+
 def test_the_log_keeps_its_filters_while_another_screen_is_open(new_page):
     page, queries = new_page(viewport={"width": 390, "height": 844}, timezone_id="Asia/Kolkata"), []
     answer = {"logs": [CALL], "next_cursor": None}
