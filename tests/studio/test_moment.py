@@ -196,6 +196,20 @@ def test_a_file_that_is_chosen_before_the_camera_is_on_keeps_it_off(new_page):
     assert page.evaluate(RUNNING) == 0
 
 
+def test_a_countdown_that_was_canceled_does_not_count_in_the_next(new_page):
+    page = new_page()
+    page.clock.install(time=0)
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    page.get_by_role("button", name="Start recording").wait_for()
+    page.clock.pause_at(3600)
+    page.get_by_role("button", name="Start recording").click()
+    page.get_by_role("button", name="Do not record").click()
+    page.get_by_role("button", name="Start recording").click()
+    page.clock.run_for(1000)
+    expect(page.locator(".count")).to_have_text("2")
+
+
 def test_a_recording_that_will_have_no_sound_is_told(new_page):
     page = new_page()
     page.add_init_script(NO_MICROPHONE)
@@ -540,6 +554,20 @@ def test_a_video_can_be_dropped_or_pasted(new_page, way):
         [way, clip],
     )
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
+
+
+def test_a_picture_that_is_pasted_with_a_text_is_left_to_the_browser(new_page):
+    page = new_page(key=None)
+    page.goto("/")
+    page.get_by_role("button", name="Key", exact=True).click()
+    page.get_by_label("API key or token").evaluate(
+        """field => {
+          const data = new DataTransfer();
+          data.items.add(new File(["picture"], "text.png", {type: "image/png"}));
+          field.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+        }"""
+    )
+    expect(page.get_by_text("This file is not a video.")).to_have_count(0)
 
 
 def test_text_that_is_dragged_is_left_to_the_browser(new_page):

@@ -105,7 +105,7 @@ def test_a_text_that_was_too_many_can_be_sent_again_and_is_kept_for_the_next_vis
     page.route_web_socket(re.compile("/api/ws"), answer)
     page.goto("/#words")
     page.get_by_label("Your text").fill("I got the job!!")
-    expect(page.get_by_role("alert")).to_contain_text("Wait a minute and try again.")
+    expect(page.get_by_role("alert")).to_contain_text("Wait a minute or two, then try again.")
     page.get_by_role("button", name="Try again").click()
     wait_until(lambda: page.wait_for_timeout(10) or len(texts) == 2)
     page.get_by_role("link", name="Live").click()

@@ -41,7 +41,7 @@ class Moment {
     addEventListener("dragover", (event) => this.drag(event, true), options);
     addEventListener("dragleave", (event) => event.relatedTarget || this.drag(event, false), options);
     addEventListener("drop", (event) => this.drop(event), options);
-    addEventListener("paste", (event) => this.take(event.clipboardData?.files[0]), options);
+    addEventListener("paste", (event) => this.paste(event), options);
   }
 
   leave() {
@@ -64,6 +64,13 @@ class Moment {
   drop(event) {
     this.drag(event, false);
     this.take(event.dataTransfer?.files[0]);
+  }
+
+  /** @param {ClipboardEvent} event */
+  paste(event) {
+    // Words from an office program come with a picture of themselves.
+    const isText = /** @type {Element} */ (event.target).matches?.("input, textarea");
+    if (!isText) this.take(event.clipboardData?.files[0]);
   }
 
   /** Take a file that was chosen, dropped or pasted. @param {File | undefined} file */
