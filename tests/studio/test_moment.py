@@ -120,6 +120,33 @@ def test_the_first_load_is_small_and_every_file_comes_from_here(new_page):
     assert len(responses) > 5
 
 
+def test_the_camera_that_is_turned_on_after_a_failure_is_shown_in_place_of_an_older_result(new_page, tmp_path):
+    page = new_page()
+    choose_clip(page)
+    (tmp_path / "notes.pdf").write_bytes(b"%PDF-1.4")
+    page.locator("input[type=file]").set_input_files(tmp_path / "notes.pdf")
+    expect(page.get_by_role("alert")).to_contain_text("This file is not a video.")
+    page.get_by_role("button", name="Turn on the camera").click()
+    expect(page.get_by_role("button", name="Start recording")).to_be_visible()
+    expect(page.locator("#preview")).to_be_visible()
+
+
+def test_a_file_that_is_empty_or_a_folder_is_told(new_page, tmp_path):
+    page = new_page()
+    page.goto("/")
+    (tmp_path / "empty.mp4").touch()
+    page.locator("input[type=file]").set_input_files(tmp_path / "empty.mp4")
+    expect(page.get_by_role("alert")).to_contain_text("This file is empty or cannot be opened.")
+    page.reload()
+    page.locator("h1").wait_for()
+    session = page.context.new_cdp_session(page)
+    dragged = {"items": [], "files": [str(tmp_path)], "dragOperationsMask": 1}
+    for step, text in ("dragEnter", None), ("dragOver", "Drop the video"), ("drop", "This file is empty"):
+        session.send("Input.dispatchDragEvent", {"type": step, "x": 200, "y": 200, "data": dragged})
+        if text:
+            expect(page.get_by_text(text)).to_be_visible()
+
+
 def test_a_refused_camera_is_explained_and_a_file_still_works(new_page):
     page = new_page(camera=False)
     page.goto("/")
@@ -167,6 +194,20 @@ def test_a_file_that_is_chosen_before_the_camera_is_on_keeps_it_off(new_page):
     wait_until(lambda: page.evaluate("streams.length") == 1)
     page.wait_for_timeout(100)
     assert page.evaluate(RUNNING) == 0
+
+
+def test_a_countdown_that_was_canceled_does_not_count_in_the_next(new_page):
+    page = new_page()
+    page.clock.install(time=0)
+    page.goto("/")
+    page.get_by_role("button", name="Turn on the camera").click()
+    page.get_by_role("button", name="Start recording").wait_for()
+    page.clock.pause_at(3600)
+    page.get_by_role("button", name="Start recording").click()
+    page.get_by_role("button", name="Do not record").click()
+    page.get_by_role("button", name="Start recording").click()
+    page.clock.run_for(1000)
+    expect(page.locator(".count")).to_have_text("2")
 
 
 def test_a_recording_that_will_have_no_sound_is_told(new_page):
@@ -243,6 +284,23 @@ def test_a_key_is_forgotten_with_what_the_page_shows_and_is_connected_to(new_pag
     page.get_by_role("button", name="Cancel").click()
     expect(page.get_by_label("Your text")).to_have_value("")
     expect(page.get_by_text("Not connected.")).to_be_visible()
+
+
+def test_a_key_whose_check_is_canceled_is_not_kept(new_page):
+    page = new_page(key=None)
+    page.goto("/#words")
+    held = []
+    page.route("**/auth/profile", lambda route: held.append(route))
+    page.get_by_label("API key or token").fill(KEY)
+    page.get_by_role("button", name="Continue").click()
+    wait_until(lambda: page.wait_for_timeout(10) or held)
+    page.keyboard.press("Escape")
+    expect(page.get_by_role("alert")).to_contain_text("This needs an API key")
+    held[0].continue_()
+    page.get_by_role("button", name="Enter a key or token").click()
+    expect(page.get_by_label("API key or token")).to_have_value("")
+    expect(page.get_by_role("button", name="Continue")).to_be_enabled()
+    assert page.evaluate("sessionStorage.length") == 0
 
 
 def test_a_users_token_works_like_a_key(new_page, server: Server):
@@ -496,6 +554,20 @@ def test_a_video_can_be_dropped_or_pasted(new_page, way):
         [way, clip],
     )
     expect(page.locator("h1")).to_have_text("Happy", timeout=60_000)
+
+
+def test_a_picture_that_is_pasted_with_a_text_is_left_to_the_browser(new_page):
+    page = new_page(key=None)
+    page.goto("/")
+    page.get_by_role("button", name="Key", exact=True).click()
+    page.get_by_label("API key or token").evaluate(
+        """field => {
+          const data = new DataTransfer();
+          data.items.add(new File(["picture"], "text.png", {type: "image/png"}));
+          field.dispatchEvent(new ClipboardEvent("paste", {clipboardData: data, bubbles: true}));
+        }"""
+    )
+    expect(page.get_by_text("This file is not a video.")).to_have_count(0)
 
 
 def test_text_that_is_dragged_is_left_to_the_browser(new_page):

@@ -62,8 +62,8 @@ export function keepCredential(value) {
   else storage?.removeItem(STORAGE_KEY);
 }
 
-/** Whether the credential is a token of a user. */
-export const isToken = () => TOKEN.test(credential());
+/** Whether a credential is a token of a user. */
+export const isToken = (value = credential()) => TOKEN.test(value);
 
 /** Return the credential as live connections take it. @returns {{token: string} | {api_key: string}} */
 export const socketCredential = () => (isToken() ? { token: credential() } : { api_key: credential() });
@@ -75,25 +75,26 @@ export function socketUrl(path) {
   return url;
 }
 
-/** @returns {Record<string, string>} */
-function headers() {
-  const [name, value] = isToken() ? ["authorization", `Bearer ${credential()}`] : ["x-api-key", credential()];
+/** @param {string} [sent] A key or token. @returns {Record<string, string>} */
+function headers(sent = credential()) {
+  const [name, value] = isToken(sent) ? ["authorization", `Bearer ${sent}`] : ["x-api-key", sent];
   return { [name]: value, "x-date": new Date().toISOString(), "x-client-id": "studio" };
 }
 
 /**
  * Call the service.
  * @param {string} path Relative to the page.
- * @param {{method?: string, query?: Record<string, string>, body?: object, accept?: string, signal?: AbortSignal}} [options]
+ * @param {{method?: string, query?: Record<string, string>, body?: object, accept?: string, signal?: AbortSignal,
+ *   as?: string}} [options] `as` is a key or token to use in place of the one that is kept.
  * @returns {Promise<Response>}
  * @throws {Problem}
  */
-export async function call(path, { method = "GET", query = {}, body, accept = "application/json", signal } = {}) {
+export async function call(path, { method = "GET", query = {}, body, accept = "application/json", signal, as } = {}) {
   const url = new URL(path, document.baseURI);
   for (const [name, value] of Object.entries(query)) if (value) url.searchParams.set(name, value);
   let response;
   try {
-    const sent = { ...headers(), accept, ...(body && { "content-type": "application/json" }) };
+    const sent = { ...headers(as), accept, ...(body && { "content-type": "application/json" }) };
     response = await fetch(url, {
       method, headers: sent, body: body && JSON.stringify(body), credentials: "same-origin", signal,
     });
@@ -120,6 +121,7 @@ export function upload(path, file, fields, { onProgress, signal }) {
   form.append("file", file, "clip");
   const request = new XMLHttpRequest();
   return new Promise((resolve, reject) => {
+    signal.throwIfAborted();
     request.open("POST", new URL(path, document.baseURI));
     for (const [name, value] of Object.entries(headers())) request.setRequestHeader(name, value);
     request.setRequestHeader("accept", "application/json");

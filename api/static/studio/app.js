@@ -21,11 +21,13 @@ let current = "moment";
 let announcement = "";
 /** @type {{message: string} | null} */
 let keyProblem = null;
-let isChecking = false;
+/** @type {AbortController | null} Of the key or token that is being checked. */
+let checking = null;
 /** @type {(isGiven: boolean) => void} */
 let answerDialog = () => {};
 
 const dialog = () => /** @type {HTMLDialogElement} */ (document.getElementById("key"));
+const credentialField = () => /** @type {HTMLInputElement} */ (document.getElementById("credential"));
 
 /** @type {import("./ui.js").Shell} */
 const shell = {
@@ -47,23 +49,31 @@ const shell = {
 /** Check the key or token that was entered, and keep it if it is valid. @param {SubmitEvent} event */
 async function submitCredential(event) {
   event.preventDefault();
-  const input = /** @type {HTMLInputElement} */ (document.getElementById("credential"));
-  const before = credential();
-  keepCredential(input.value.trim());
-  isChecking = true;
+  const value = credentialField().value.trim();
+  const { signal } = (checking = new AbortController());
   keyProblem = null;
   update();
   try {
-    if (/[^\x20-\xff]/.test(credential())) throw new Problem("unauthorized"); // No header can carry it.
-    await call("auth/profile");
-    input.value = "";
+    if (/[^\x20-\xff]/.test(value)) throw new Problem("unauthorized"); // No header can carry it.
+    await call("auth/profile", { as: value, signal });
+    keepCredential(value);
     dialog().close("given");
   } catch (error) {
-    keepCredential(before);
+    if (signal.aborted) return;
     // A wrong key needs no reference of the call.
     keyProblem = { message: asProblem(error).message };
   }
-  isChecking = false;
+  checking = null;
+  update();
+}
+
+/** Answer who asked for a key or token. Who closes the dialog while one is checked does not want it any more. */
+function finishDialog() {
+  checking?.abort();
+  checking = null;
+  credentialField().value = "";
+  // The event may come when the dialog is open again.
+  if (!dialog().open) answerDialog(dialog().returnValue === "given");
   update();
 }
 
@@ -157,9 +167,7 @@ function skip(event) {
 }
 
 function keyDialog() {
-  // The event may come when the dialog is open again.
-  const close = () => dialog().open || answerDialog(dialog().returnValue === "given");
-  return html`<dialog id="key" aria-labelledby="key-title" @close=${close}>
+  return html`<dialog id="key" aria-labelledby="key-title" @close=${finishDialog}>
     <form @submit=${submitCredential}>
       <h2 id="key-title">${S.key.title}</h2>
       <p>${S.key.lead}</p>
@@ -169,7 +177,7 @@ function keyDialog() {
       </label>
       ${keyProblem ? note(keyProblem) : nothing}
       <div class="row">
-        <button class="primary" ?disabled=${isChecking}>${isChecking ? S.key.checking : S.key.save}</button>
+        <button class="primary" ?disabled=${checking !== null}>${checking ? S.key.checking : S.key.save}</button>
         <button type="button" @click=${() => dialog().close()}>${S.key.cancel}</button>
         ${credential() ? html`<button type="button" class="quiet" @click=${forgetCredential}>${S.key.forget}</button>` : nothing}
       </div>

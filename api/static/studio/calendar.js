@@ -38,6 +38,8 @@ class Calendar {
   entries = [];
   /** @type {Problem | null} */
   problem = null;
+  /** The latest load. What an earlier one gets is another month's, or another user's. */
+  loading = {};
   /** @type {string | null} The chosen day. */
   day = null;
   /** @type {Problem | null} Of the loop or picture of the chosen day. */
@@ -58,7 +60,7 @@ class Calendar {
   }
 
   async load() {
-    const { month } = this;
+    const loading = (this.loading = {});
     if (!credential() || !isToken()) {
       this.problem = new Problem("needs_user");
       return this.shell.update();
@@ -78,12 +80,12 @@ class Calendar {
         get("api/history", wide),
         get("api/history/summary", { by: "week", start_date: today, end_date: today, tz }),
       ]);
-      if (month !== this.month) return; // Another month was chosen meanwhile.
+      if (loading !== this.loading) return;
       this.summary = summary;
       this.entries = history.entries;
       this.week = week;
     } catch (error) {
-      if (month !== this.month) return;
+      if (loading !== this.loading) return;
       this.problem = asProblem(error);
     }
     this.shell.update();
@@ -92,14 +94,15 @@ class Calendar {
   /** @param {number} months */
   turn(months) {
     this.month = new Date(this.month.getFullYear(), this.month.getMonth() + months, 1);
+    this.day = this.summary = null;
     this.shell.announce(asMonth.format(this.month));
-    this.reload();
+    this.load();
   }
 
+  /** Show the days of another user. */
   reload() {
-    this.day = this.summary = null;
-    this.shell.update();
-    this.load();
+    this.week = null;
+    this.turn(0);
   }
 
   /** Show a day, and a loop or picture of it. @param {string} day */
@@ -114,8 +117,10 @@ class Calendar {
       const response = await call(`api/history/${entry.id}/media/${entry.media[0].name}`, { accept: "*/*" });
       this.media.set(entry.id, URL.createObjectURL(await response.blob()));
     } catch (error) {
+      const problem = asProblem(error);
+      if (problem.code === "not_found") return this.load(); // It was deleted meanwhile.
       this.requested.delete(entry.id);
-      if (day === this.day) this.mediaProblem = asProblem(error);
+      if (day === this.day) this.mediaProblem = problem;
     }
     this.shell.update();
   }

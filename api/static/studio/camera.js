@@ -100,8 +100,9 @@ export async function seek(video, time) {
 /** @param {HTMLVideoElement} video @param {number} time */
 function jump(video, time) {
   return new Promise((resolve) => {
-    video.addEventListener("seeked", () => resolve(true), { once: true });
-    video.addEventListener("error", () => resolve(false), { once: true });
+    // Listeners of events that do not come would stay.
+    video.onseeked = () => resolve(true);
+    video.onerror = () => resolve(false);
     video.currentTime = time;
   });
 }

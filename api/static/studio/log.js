@@ -40,6 +40,11 @@ const FILTERS = [
   ["request_id", "text"],
   ["job", "text"],
 ];
+/** Values that the service takes, by the type of the field. @type {Record<string, {min: string, max: string}>} */
+const RANGES = {
+  "datetime-local": { min: "1970-01-01T00:00", max: "2999-12-31T23:59" },
+  number: { min: "100", max: "599" },
+};
 /** Filters with few values. The service compares them exactly, so the form suggests those of the calls shown. */
 const SUGGESTED = ["endpoint", "prediction", "error", "model", "modalities", "caller", "client_id"];
 const PAGE_FILES = ["/", "/favicon.ico", "/static/<path:filename>", "/static/v-<version>/<path:filename>"];
@@ -221,6 +226,7 @@ class Log {
           ${S.log.filters[name]}
           <input
             name=${name} type=${type} .value=${this.entered[name] ?? ""} autocomplete="off"
+            min=${RANGES[type]?.min ?? nothing} max=${RANGES[type]?.max ?? nothing}
             list=${SUGGESTED.includes(name) ? `values-${name}` : nothing}
           />
         </label>`,

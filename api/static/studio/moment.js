@@ -41,7 +41,7 @@ class Moment {
     addEventListener("dragover", (event) => this.drag(event, true), options);
     addEventListener("dragleave", (event) => event.relatedTarget || this.drag(event, false), options);
     addEventListener("drop", (event) => this.drop(event), options);
-    addEventListener("paste", (event) => this.take(event.clipboardData?.files[0]), options);
+    addEventListener("paste", (event) => this.paste(event), options);
   }
 
   leave() {
@@ -66,6 +66,13 @@ class Moment {
     this.take(event.dataTransfer?.files[0]);
   }
 
+  /** @param {ClipboardEvent} event */
+  paste(event) {
+    // Words from an office program come with a picture of themselves.
+    const isText = /** @type {Element} */ (event.target).matches?.("input, textarea");
+    if (!isText) this.take(event.clipboardData?.files[0]);
+  }
+
   /** Take a file that was chosen, dropped or pasted. @param {File | undefined} file */
   take(file) {
     if (!file || this.sending) return;
@@ -81,8 +88,11 @@ class Moment {
     this.shell.update();
   }
 
+  /** Turn the camera on, for a new moment in place of the last one. */
   turnOn() {
     this.problem = null;
+    this.result?.dispose();
+    this.result = this.clip = null;
     return this.recorder.turnOn();
   }
 
@@ -94,6 +104,7 @@ class Moment {
     const sending = (this.sending = new AbortController());
     this.report(0);
     try {
+      if (!(await isReadable(clip))) throw new Problem("file_unreadable");
       const options = { onProgress: (/** @type {number} */ share) => this.report(share), signal: sending.signal };
       const [module, answer] = await Promise.all([import("./result.js"), upload("predict", clip, FIELDS, options)]);
       this.sending = null;
@@ -115,6 +126,7 @@ class Moment {
   show(result) {
     this.result?.dispose();
     this.result = result;
+    this.problem = null;
     const { emotion, confidence, certain } = result.answer;
     const values = { emotion: emotionName(emotion), confidence: percent(confidence) };
     this.shell.announce(fill(certain ? S.moment.done : S.moment.doneNotSure, values));
@@ -136,15 +148,9 @@ class Moment {
     if ((await this.shell.askForCredential(message)) && this.clip) this.send(this.clip);
   }
 
-  restart() {
-    this.result?.dispose();
-    this.result = this.clip = null;
-    this.turnOn();
-  }
-
   view() {
     if (this.result && !this.sending && !this.problem) {
-      return this.result.view(() => this.restart(), this.filePicker("quiet"));
+      return this.result.view(() => this.turnOn(), this.filePicker("quiet"));
     }
     return html`<section class="moment ${this.recorder.phase === "off" ? "" : "filming"}">
       <div class="intro">
@@ -153,7 +159,7 @@ class Moment {
         <p class="small quiet-text">${S.moment.privacy}</p>
         ${this.problem ? note(this.problem, html`${this.retry()}${this.filePicker()}`) : nothing}
       </div>
-      <div class="stage ${this.isDragging ? "dragging" : ""}">${this.stage()}</div>
+      <div class="stage ${this.isDragging && !this.sending ? "dragging" : ""}">${this.stage()}</div>
     </section>`;
   }
 
@@ -169,8 +175,8 @@ class Moment {
   }
 
   stage() {
-    if (this.isDragging) return html`<p class="drop">${S.moment.dropNow}</p>`;
     if (this.sending) return this.progress(this.sending);
+    if (this.isDragging) return html`<p class="drop">${S.moment.dropNow}</p>`;
     return this.recorder.phase === "off" ? this.idle() : this.recorder.view();
   }
 
@@ -215,6 +221,9 @@ class Moment {
     </label>`;
   }
 }
+
+/** Whether a file has anything and can be opened: a folder, or a file that was changed since, cannot. @param {Blob} file */
+const isReadable = (file) => file.slice(0, 1).arrayBuffer().then(({ byteLength }) => byteLength > 0, () => false);
 
 /** @type {Moment | null} */
 let moment = null;

@@ -20,6 +20,8 @@ export class Recorder {
   withSound = false;
   /** @type {object | null} The latest request for the camera. What an earlier one gets is closed at once. */
   opening = null;
+  /** The latest countdown. An earlier one, which was canceled, counts no further. */
+  counting = {};
   count = 0;
   elapsed = 0;
 
@@ -73,11 +75,12 @@ export class Recorder {
   }
 
   async countDown() {
+    const counting = (this.counting = {});
     for (this.count = COUNTDOWN; this.count > 0; this.count -= 1) {
       this.go("countdown");
       this.shell.announce(fill(S.moment.countdown, { count: this.count }));
       await new Promise((resolve) => setTimeout(resolve, 1000));
-      if (this.phase !== "countdown") return;
+      if (this.phase !== "countdown" || counting !== this.counting) return;
     }
     this.record();
   }

@@ -9,6 +9,7 @@ const PAUSE_MS = 600;
 const SPACING_MS = 1000; // The service takes 60 messages a minute.
 const RETRY_MS = { first: 2000, longest: 30_000 };
 const UNAUTHENTICATED = 4001;
+const NO_FREE_CONNECTION = 1013;
 
 /** The text when this screen was left last. */
 let kept = "";
@@ -87,6 +88,7 @@ class Words {
       );
     } else {
       this.problem = new Problem(message.code, message.message);
+      if (!this.problem.isPassing) this.answer = null; // It was another text's.
     }
     this.shell.update();
   }
@@ -100,7 +102,7 @@ class Words {
       this.close(problem);
       return (await this.shell.askForCredential(problem.message)) && this.connect();
     }
-    this.problem = new Problem("connection_lost");
+    this.problem = new Problem(event.code === NO_FREE_CONNECTION ? "overloaded" : "connection_lost");
     this.shell.update();
     setTimeout(() => this.isLeft || this.connect(), this.wait);
     this.wait = Math.min(2 * this.wait, RETRY_MS.longest);
@@ -150,10 +152,10 @@ class Words {
     </section>`;
   }
 
-  /** What to try again; nothing while it connects by itself. */
+  /** What to try again; nothing while it connects by itself, or where the same text fails again. */
   retry() {
     if (this.isClosed) return () => this.connect();
-    return this.people ? () => this.send() : null;
+    return this.people && this.problem?.isPassing ? () => this.send() : null;
   }
 
   status() {
