@@ -96,7 +96,7 @@ def _put_media(history: History, user: str, media: Callable[[], Sequence[StoredF
     """Store the files. Returns none if that fails: an entry without its image is better than no entry.
 
     Raises:
-        HistoryError: the history cannot be written, nor can the entry.
+        HistoryError: The history cannot be written, nor can the entry.
     """
     if history.storage is None or "media" in _failed_parts():
         return ()

@@ -123,8 +123,8 @@ class JobRunner:
     """Run jobs in a thread of this worker, one at a time.
 
     Args:
-        store: the jobs of all workers.
-        sender: calls the webhooks of jobs that have ended; None calls none.
+        store: The jobs of all workers.
+        sender: Calls the webhooks of jobs that have ended; None calls none.
     """
 
     def __init__(self, store: JobStore, sender: WebhookSender | None) -> None:

@@ -24,8 +24,8 @@ class ConcurrencyLimiter:
     """Limit concurrent requests, with a bounded queue. Thread-safe.
 
     Args:
-        slots: requests that may run at the same time.
-        timeout_seconds: how long a queued request waits for a slot.
+        slots: Requests that may run at the same time.
+        timeout_seconds: How long a queued request waits for a slot.
     """
 
     def __init__(self, slots: int, timeout_seconds: float) -> None:
@@ -78,11 +78,11 @@ class ConnectionLimiter:
     """Limit long-lived connections per worker and per user. Thread-safe.
 
     Args:
-        max_total: connections of this worker.
-        max_per_user: connections of one user. Callers without a user are limited by `max_total` only.
+        max_total: Connections of this worker.
+        max_per_user: Connections of one user. Callers without a user are limited by `max_total` only.
 
     Attributes:
-        unauthenticated: limits the connections whose clients are not authenticated yet.
+        unauthenticated: Limits the connections whose clients are not authenticated yet.
     """
 
     def __init__(self, max_total: int, max_per_user: int) -> None:

@@ -18,7 +18,7 @@ class ShutdownHooks:
     """Hooks that close long-lived connections at a stop. Gunicorn would wait for these as it does for requests.
 
     Attributes:
-        stopping: whether the worker has been stopped.
+        stopping: Whether the worker has been stopped.
     """
 
     def __init__(self) -> None:

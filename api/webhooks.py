@@ -41,8 +41,8 @@ class WebhookSender:
     """Call webhooks on the hosts that the operator lists.
 
     Args:
-        hosts: names of hosts, addresses, and networks such as 10.0.0.0/8.
-        secret: key of the signatures.
+        hosts: Names of hosts, addresses, and networks such as 10.0.0.0/8.
+        secret: Key of the signatures.
     """
 
     def __init__(self, hosts: tuple[str, ...], secret: bytes) -> None:

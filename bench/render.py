@@ -48,7 +48,7 @@ class Scene:
         image: uint8 (S, S), grayscale, filled by a face as in FER+.
         frame: uint8 (640, 480, 3) RGB: `render_frame(image)`.
         landmarks: float64 (478, 3), in pixels of the frame, y down, smaller z nearer; None without a face.
-        yaw: degrees that the head is turned in the image, as in `FaceFeatures.pose`; 0 without a face.
+        yaw: Degrees that the head is turned in the image, as in `FaceFeatures.pose`; 0 without a face.
     """
 
     image: np.ndarray
@@ -75,8 +75,8 @@ def render_frame(image: np.ndarray, *, face: float = FACE, cast: float = 1.0) ->
 
     Args:
         image: uint8 (S, S), grayscale.
-        face: width of the face in pixels.
-        cast: warmth of the colors: 1 is skin in daylight, 0 gray, below 0 bluish.
+        face: Width of the face in pixels.
+        cast: Warmth of the colors: 1 is skin in daylight, 0 gray, below 0 bluish.
     """
     side = round(face / _SHARE)
     sized = cv2.resize(image, (side, side), interpolation=cv2.INTER_CUBIC if side > len(image) else cv2.INTER_AREA)
@@ -241,8 +241,8 @@ def turn(frame: np.ndarray, landmarks: np.ndarray, *, yaw: float = 0.0, pitch: f
     Args:
         frame: uint8 (H, W, 3).
         landmarks: (478, 3), in pixels of the frame.
-        yaw: degrees, sign as in `landmarker.Face`.
-        pitch: degrees, sign as in `landmarker.Face`.
+        yaw: Degrees, sign as in `landmarker.Face`.
+        pitch: Degrees, sign as in `landmarker.Face`.
     """
     triangles, oval, _ = face_mesh()
     points = np.concatenate([landmarks[:468], *head_rings(landmarks, oval)])

@@ -177,10 +177,10 @@ def measure(
     Args:
         scenes: N scenes.
         truth: int (N,), index of the label in the predictor's labels.
-        condition: the condition.
-        landmarker: detects the face.
-        predictor: the model.
-        progress: called after each frame.
+        condition: The condition.
+        landmarker: Detects the face.
+        predictor: The model.
+        progress: Called after each frame.
     """
     found = np.zeros(len(scenes), bool)
     observations, sizes = [], []

@@ -14,11 +14,11 @@ class Subcommand:
     """One subcommand.
 
     Attributes:
-        module: its module, whose `main` takes the arguments. It is imported only if the subcommand is used: training
+        module: Its module, whose `main` takes the arguments. It is imported only if the subcommand is used: training
             needs packages that serving does not, and importing torch takes seconds.
-        help: one line for the overview.
-        extra: the extra of the package that holds what it needs.
-        takes_name: whether `main` expects the name of the subcommand as the first argument.
+        help: One line for the overview.
+        extra: The extra of the package that holds what it needs.
+        takes_name: Whether `main` expects the name of the subcommand as the first argument.
     """
 
     module: str
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit status.
 
     Args:
-        argv: the arguments; by default those of the process.
+        argv: The arguments; by default those of the process.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help"):

@@ -11,7 +11,7 @@ class MoodreelError(Exception):
     """Base class of all errors that moodreel raises on purpose.
 
     Attributes:
-        code: name of the error for programs, None if it is not about what was sent. Clients switch on codes: they are
+        code: Name of the error for programs, None if it is not about what was sent. Clients switch on codes: they are
             added, never changed.
     """
 

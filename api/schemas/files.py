@@ -29,7 +29,7 @@ class OptionsSchema(Schema):
     """The options of a call. Of a name that it does not know, it names the nearest that it does.
 
     Attributes:
-        body_only: fields that cannot be in the query string.
+        body_only: Fields that cannot be in the query string.
     """
 
     class Meta:
@@ -61,7 +61,7 @@ class FileSchema(OptionsSchema):
     """A file as base64 in JSON.
 
     Attributes:
-        reads: what kind of file: `VIDEO`, `IMAGE` or `EITHER`.
+        reads: What kind of file: `VIDEO`, `IMAGE` or `EITHER`.
     """
 
     body_only = BASE64_FIELDS

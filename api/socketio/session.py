@@ -191,11 +191,11 @@ def open_session(auth: object, emit: Emit) -> SocketIOSession:
     """Authenticate a client and open its session.
 
     Args:
-        auth: the client's credentials; without them the handshake's headers and cookies count.
-        emit: sends an event to the client.
+        auth: The client's credentials; without them the handshake's headers and cookies count.
+        emit: Sends an event to the client.
 
     Raises:
-        ApiError: the client is rejected. Its row in the call log is complete.
+        ApiError: The client is rejected. Its row in the call log is complete.
     """
     container = services()
     g.request_id = request_headers.request_id(request)

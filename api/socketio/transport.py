@@ -48,8 +48,8 @@ class EngineIOTransport:
 
     Args:
         handler: Engine.IO's handler of WebSockets, a method of its socket.
-        max_bytes: size of a message after authentication.
-        throttle: limits the rate of messages.
+        max_bytes: Size of a message after authentication.
+        throttle: Limits the rate of messages.
     """
 
     _channel: WebSocketChannel

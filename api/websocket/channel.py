@@ -39,14 +39,14 @@ class WebSocketChannel:
     """The server's end of a WebSocket after the handshake. One thread receives; sends must not overlap.
 
     Args:
-        sock: the connection.
+        sock: The connection.
         protocol: wsproto's state after the handshake.
-        max_bytes: size of a message.
-        send_timeout: seconds that a send may wait for the client to read.
-        recv_bytes: bytes read at once.
+        max_bytes: Size of a message.
+        send_timeout: Seconds that a send may wait for the client to read.
+        recv_bytes: Bytes read at once.
 
     Attributes:
-        max_bytes: size of a message; it may be changed at any time.
+        max_bytes: Size of a message; it may be changed at any time.
     """
 
     def __init__(
@@ -68,8 +68,8 @@ class WebSocketChannel:
         """Complete the handshake of a WSGI request on Gunicorn's socket.
 
         Raises:
-            HandshakeError: the handshake is malformed. Nothing was sent.
-            OSError: the client is gone.
+            HandshakeError: The handshake is malformed. Nothing was sent.
+            OSError: The client is gone.
         """
         headers = "".join(
             f"{name[5:].replace('_', '-').lower()}: {value}\r\n"
@@ -102,9 +102,9 @@ class WebSocketChannel:
         """Send an event.
 
         Raises:
-            TimeoutError: the client does not read. A part of the frame may have been sent: nothing can follow.
-            OSError: the connection is broken.
-            LocalProtocolError: the connection is closed already.
+            TimeoutError: The client does not read. A part of the frame may have been sent: nothing can follow.
+            OSError: The connection is broken.
+            LocalProtocolError: The connection is closed already.
         """
         self._socket.sendall(self._protocol.send(event))
 
@@ -116,9 +116,9 @@ class WebSocketChannel:
         """Read once and return the events that arrived, which may be none.
 
         Raises:
-            OSError: the connection is broken, or the client has closed it.
-            RemoteProtocolError: the client breaks the protocol; raised while iterating too.
-            LocalProtocolError: the connection is closed already.
+            OSError: The connection is broken, or the client has closed it.
+            RemoteProtocolError: The client breaks the protocol; raised while iterating too.
+            LocalProtocolError: The connection is closed already.
         """
         data = self._socket.recv(self._recv_bytes)
         if not data:

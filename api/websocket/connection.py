@@ -39,12 +39,12 @@ class WebSocketConnection:
     """A connection after its handshake. A context manager: at its end the connection is closed.
 
     Args:
-        channel: the connection.
-        ping_seconds: seconds of silence after which the client is pinged; after twice as many the connection is closed.
+        channel: The connection.
+        ping_seconds: Seconds of silence after which the client is pinged; after twice as many the connection is closed.
 
     Attributes:
-        is_open: whether it has not ended.
-        end_reason: why it ended, a stable word for logs and metrics; None if the client just left.
+        is_open: Whether it has not ended.
+        end_reason: Why it ended, a stable word for logs and metrics; None if the client just left.
     """
 
     def __init__(self, channel: WebSocketChannel, ping_seconds: float) -> None:
@@ -101,9 +101,9 @@ class WebSocketConnection:
         """Close the connection.
 
         Args:
-            code: close code.
-            reason: stable word for logs and metrics.
-            message: sent to the client; the reason if empty.
+            code: Close code.
+            reason: Stable word for logs and metrics.
+            message: Sent to the client; the reason if empty.
         """
         if self.is_open:
             # A close frame has little room; cutting must not split a character.

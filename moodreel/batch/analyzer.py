@@ -30,13 +30,13 @@ class AnalyzerOptions:
     """The options of the analysis of each file.
 
     Attributes:
-        model_store: folder of the models, on the machine of the worker.
-        model: name of a model in the store; None for the default.
-        model_path: checkpoint or model folder outside the store.
-        prior: one of `moodreel.models.model_card.PRIORS`.
+        model_store: Folder of the models, on the machine of the worker.
+        model: Name of a model in the store; None for the default.
+        model_path: Checkpoint or model folder outside the store.
+        prior: One of `moodreel.models.model_card.PRIORS`.
         use_gpu: "0" or "1".
-        loop: how to make loops; None to make none.
-        zone: time zone in which the day of a time in UTC is determined.
+        loop: How to make loops; None to make none.
+        zone: Time zone in which the day of a time in UTC is determined.
     """
 
     model_store: Path

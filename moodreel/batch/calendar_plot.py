@@ -24,8 +24,8 @@ def plot_calendar(days: Mapping[str, DayMoods], file: BinaryIO) -> None:
     """Plot a mood calendar as PNG: the color is the leading emotion of the day, paler if it is less probable.
 
     Args:
-        days: moods by day, such as "2025-03-31"; at least one.
-        file: where to write.
+        days: Moods by day, such as "2025-03-31"; at least one.
+        file: Where to write.
     """
     by_year: dict[int, dict[date, DayMoods]] = {}
     for name in sorted(days):

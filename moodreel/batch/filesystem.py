@@ -29,10 +29,10 @@ class OutputFolder:
     """Write files that are there completely or not at all. Can be sent to another process.
 
     Args:
-        url: a local path, file://, gs://, s3:// or another URL that fsspec can write to.
+        url: A local path, file://, gs://, s3:// or another URL that fsspec can write to.
 
     Attributes:
-        url: of the folder, always with a scheme.
+        url: Of the folder, always with a scheme.
     """
 
     def __init__(self, url: str) -> None:

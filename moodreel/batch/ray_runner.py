@@ -39,7 +39,7 @@ def ray_session(workers: int | None) -> Iterator[int]:
     """Connect to the cluster that RAY_ADDRESS names, or start Ray on this machine, unless that was done already.
 
     Args:
-        workers: number of worker processes; None for one a core that may be used here, or that the cluster has.
+        workers: Number of worker processes; None for one a core that may be used here, or that the cluster has.
 
     Yields:
         The number of workers.
@@ -65,7 +65,7 @@ def analyze(sources: Sequence[str], options: AnalyzerOptions, output: OutputFold
         Rows as they are made, with the columns of `ROW_SCHEMA`: one for each file.
 
     Raises:
-        BatchError: the models cannot be loaded, or the output cannot be written.
+        BatchError: The models cannot be loaded, or the output cannot be written.
     """
     for start in range(0, len(sources), FILES_PER_DATASET):
         files = sources[start : start + FILES_PER_DATASET]

@@ -28,11 +28,11 @@ class BatchOptions:
     """The options of a batch.
 
     Attributes:
-        source: folder, pattern or file.
-        workers: number of worker processes; None for one a core.
-        limit: files to analyze at most; None for all.
-        retry_errors: whether to analyze files again that had an error.
-        force: whether to analyze all files again.
+        source: Folder, pattern or file.
+        workers: Number of worker processes; None for one a core.
+        limit: Files to analyze at most; None for all.
+        retry_errors: Whether to analyze files again that had an error.
+        force: Whether to analyze all files again.
     """
 
     source: str
@@ -49,10 +49,10 @@ class BatchProgress:
     """The progress of a batch.
 
     Attributes:
-        files: number of files of the source.
-        before: number of files that were analyzed by earlier runs.
-        done: number of files that were analyzed by this run.
-        errors: number of files in `done` with an error.
+        files: Number of files of the source.
+        before: Number of files that were analyzed by earlier runs.
+        done: Number of files that were analyzed by this run.
+        errors: Number of files in `done` with an error.
     """
 
     files: int
@@ -65,14 +65,14 @@ def run_batch(options: BatchOptions, report: Callable[[BatchProgress], None]) ->
     """Run a batch. What is done when it is interrupted stays done.
 
     Args:
-        options: what to analyze.
-        report: called with the progress, once before the first file and then whenever some are done.
+        options: What to analyze.
+        report: Called with the progress, once before the first file and then whenever some are done.
 
     Returns:
         A summary of all that is in the output folder.
 
     Raises:
-        BatchError: the batch cannot run or go on, or another one writes to the folder.
+        BatchError: The batch cannot run or go on, or another one writes to the folder.
     """
     output = OutputFolder(options.out)
     sources = list_sources(options.source, output)

@@ -26,11 +26,11 @@ def list_sources(source: str, output: OutputFolder) -> list[str]:
     """List the files that a folder, a pattern or a path names, as URLs in order. What a batch wrote is left out.
 
     Args:
-        source: a folder (all videos below it), a pattern such as `gs://bucket/2025/**/*.mp4`, or one file.
-        output: where the batch writes.
+        source: A folder (all videos below it), a pattern such as `gs://bucket/2025/**/*.mp4`, or one file.
+        output: Where the batch writes.
 
     Raises:
-        BatchError: there is no such file, or the storage cannot be listed.
+        BatchError: There is no such file, or the storage cannot be listed.
     """
     files, path = open_filesystem(source)
     try:
@@ -54,9 +54,9 @@ def read_source(url: str) -> bytes:
     """Read a file.
 
     Raises:
-        SourceUnreadable: the storage did not return it.
-        VideoTooBig: it is larger than a file may be. It is not read then.
-        UnsupportedMedia: it is empty.
+        SourceUnreadable: The storage did not return it.
+        VideoTooBig: It is larger than a file may be. It is not read then.
+        UnsupportedMedia: It is empty.
     """
     try:
         files, path = fsspec.url_to_fs(url)
@@ -78,9 +78,9 @@ def find_day(url: str, data: bytes | None, zone: ZoneInfo) -> tuple[date | None,
     """Find the day on which a clip was recorded.
 
     Args:
-        url: of the file.
-        data: the file, None if it cannot be read.
-        zone: time zone in which the day of a time in UTC is determined.
+        url: Of the file.
+        data: The file, None if it cannot be read.
+        zone: Time zone in which the day of a time in UTC is determined.
 
     Returns:
         The day; where it is from: "metadata" of the file, its "name" or the time it was "modified"; and the time of the

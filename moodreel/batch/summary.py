@@ -15,8 +15,8 @@ class DayMoods:
     """The moods of one day.
 
     Attributes:
-        counts: clips by emotion, of the five.
-        probabilities: sums of the clips' probabilities, of the five.
+        counts: Clips by emotion, of the five.
+        probabilities: Sums of the clips' probabilities, of the five.
     """
 
     counts: Counter[str] = field(default_factory=Counter)
@@ -38,9 +38,9 @@ class BatchSummary:
     """A summary of the analyses in a folder. Its size depends on the number of days, not of files.
 
     Attributes:
-        emotions: files by emotion.
-        errors: files by the code of their error.
-        days: moods by day, of files without an error.
+        emotions: Files by emotion.
+        errors: Files by the code of their error.
+        days: Moods by day, of files without an error.
     """
 
     files: int = 0

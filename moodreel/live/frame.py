@@ -24,9 +24,9 @@ class FrameFace:
 
     Attributes:
         box: x, y, width and height in pixels of the upright frame as sent.
-        observation: input of the models, and how well the face can be seen.
-        portrait: see `crop_portrait`.
-        appearance: mean color, see `mean_lab_color`.
+        observation: Input of the models, and how well the face can be seen.
+        portrait: See `crop_portrait`.
+        appearance: Mean color, see `mean_lab_color`.
     """
 
     box: Box
@@ -40,9 +40,9 @@ class FrameDetections:
     """The faces of a frame.
 
     Attributes:
-        width: pixels of the upright frame as sent.
-        height: pixels of the upright frame as sent.
-        faces: largest first.
+        width: Pixels of the upright frame as sent.
+        height: Pixels of the upright frame as sent.
+        faces: Largest first.
     """
 
     width: int
@@ -70,15 +70,15 @@ def detect_faces(
     """Decode a frame and detect its faces.
 
     Args:
-        landmarker: detects the faces.
-        data: a JPEG.
-        limits: of one frame.
-        side: pixels of the longest side to which the frame is scaled down.
-        crop_kind: kind of `FaceFeatures.crop`.
-        use_fallbacks: whether to search more closely if no face is found, which costs three times as much.
+        landmarker: Detects the faces.
+        data: A JPEG.
+        limits: Of one frame.
+        side: Pixels of the longest side to which the frame is scaled down.
+        crop_kind: Kind of `FaceFeatures.crop`.
+        use_fallbacks: Whether to search more closely if no face is found, which costs three times as much.
 
     Raises:
-        MoodreelError: as `check_frame` and `decode_image` do.
+        MoodreelError: As `check_frame` and `decode_image` do.
     """
     check_frame(data, limits)
     frame = image.decode_image(data, limits, max_side=side)
@@ -108,7 +108,7 @@ def mean_lab_color(rgb: np.ndarray, box: Box) -> tuple[float, ...]:
 
     Args:
         rgb: (H, W, 3) uint8, RGB.
-        box: relative to the image.
+        box: Relative to the image.
     """
     height, width = rgb.shape[:2]
     left, top = min(int((box[0] + box[2] / 4) * width), width - 1), min(int((box[1] + box[3] / 8) * height), height - 1)

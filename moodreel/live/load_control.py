@@ -26,9 +26,9 @@ class LoadController:
     """Adapts the resolution of one session to the load, and suggests what its client should send.
 
     Args:
-        side: pixels of the longest side that the client asked for.
-        frame_rate: results a second that the client asked for.
-        now: monotonic time in seconds.
+        side: Pixels of the longest side that the client asked for.
+        frame_rate: Results a second that the client asked for.
+        now: Monotonic time in seconds.
     """
 
     def __init__(self, side: int, frame_rate: float, now: float) -> None:
@@ -61,8 +61,8 @@ class LoadController:
         """Update the resolution, once a second. Returns a suggestion for the client, if any.
 
         Args:
-            now: monotonic time in seconds.
-            size: width and height of the frames that arrive.
+            now: Monotonic time in seconds.
+            size: Width and height of the frames that arrive.
         """
         seconds = now - self._since
         if seconds < CHECK_SECONDS or not self._received:

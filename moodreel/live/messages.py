@@ -18,12 +18,12 @@ class SessionSettings:
 
     Attributes:
         faces: "largest" or "all".
-        max_faces: of "all", 1 to `MAX_FACES`.
-        smoothing: time constant in seconds, see `EmaSmoother`.
-        frame_rate: maximum of results a second.
-        side: pixels of the longest side to which frames are scaled down, at most.
-        model: name of a model; None is the default.
-        explain: whether to explain results by facial actions.
+        max_faces: Of "all", 1 to `MAX_FACES`.
+        smoothing: Time constant in seconds, see `EmaSmoother`.
+        frame_rate: Maximum of results a second.
+        side: Pixels of the longest side to which frames are scaled down, at most.
+        model: Name of a model; None is the default.
+        explain: Whether to explain results by facial actions.
     """
 
     faces: str = "all"
@@ -40,10 +40,10 @@ class LiveFrame:
     """A frame as a client sent it.
 
     Attributes:
-        data: a JPEG.
-        received_at: monotonic time in seconds.
-        sequence: the client's number, returned with the result.
-        time: the client's time, returned with the result.
+        data: A JPEG.
+        received_at: Monotonic time in seconds.
+        sequence: The client's number, returned with the result.
+        time: The client's time, returned with the result.
     """
 
     data: bytes
@@ -59,11 +59,11 @@ class LiveFace:
     Attributes:
         track: id of the face, the same in all frames.
         box: x, y, width and height in pixels of the upright frame as sent.
-        emotion: most probable label.
-        confidence: its probability, 0 to 1.
-        probabilities: by label, smoothed.
-        actions: active facial actions, strongest first.
-        explanation: the actions that contributed most, if asked for.
+        emotion: Most probable label.
+        confidence: Its probability, 0 to 1.
+        probabilities: By label, smoothed.
+        actions: Active facial actions, strongest first.
+        explanation: The actions that contributed most, if asked for.
     """
 
     track: int
@@ -80,16 +80,16 @@ class LiveResult:
     """The result for one frame.
 
     Attributes:
-        frame: the frame.
-        faces: largest first.
-        width: pixels of the upright frame as sent.
-        height: pixels of the upright frame as sent.
-        side: pixels of the longest side to which the frame was scaled down, at most.
-        latency_ms: milliseconds from the frame's arrival to the result.
-        queued_ms: milliseconds of these that it waited for a worker.
-        frames: frames of the session that were processed so far, this one included.
-        dropped: frames of the session that were not.
-        model: name of the model.
+        frame: The frame.
+        faces: Largest first.
+        width: Pixels of the upright frame as sent.
+        height: Pixels of the upright frame as sent.
+        side: Pixels of the longest side to which the frame was scaled down, at most.
+        latency_ms: Milliseconds from the frame's arrival to the result.
+        queued_ms: Milliseconds of these that it waited for a worker.
+        frames: Frames of the session that were processed so far, this one included.
+        dropped: Frames of the session that were not.
+        model: Name of the model.
     """
 
     frame: LiveFrame
@@ -118,9 +118,9 @@ class Suggestion:
 
     Attributes:
         reason: "latency", "drops" or "rate" (more frames arrive than were asked for); None if all is well again.
-        frame_rate: frames a second.
-        width: pixels.
-        height: pixels.
+        frame_rate: Frames a second.
+        width: Pixels.
+        height: Pixels.
     """
 
     reason: str | None

@@ -29,14 +29,14 @@ class ScheduledSession:
     """A session as the scheduler knows it: its pending frame, and when that is due.
 
     Attributes:
-        session: the session.
-        on_event: receives its results.
-        pending: the frame to process next.
-        due_at: when to process it.
-        started_at: when the last frame was taken.
-        busy: whether a worker processes a frame.
-        closed: whether to discard results.
-        reset_requested: whether to reset the session as soon as it is not busy.
+        session: The session.
+        on_event: Receives its results.
+        pending: The frame to process next.
+        due_at: When to process it.
+        started_at: When the last frame was taken.
+        busy: Whether a worker processes a frame.
+        closed: Whether to discard results.
+        reset_requested: Whether to reset the session as soon as it is not busy.
     """
 
     session: LiveSession
@@ -53,9 +53,9 @@ class FrameScheduler:
     """Processes the frames of all live sessions of a process. Thread-safe.
 
     Args:
-        engine: its landmarker and models.
-        limits: of one frame.
-        threads: frames processed at the same time.
+        engine: Its landmarker and models.
+        limits: Of one frame.
+        threads: Frames processed at the same time.
     """
 
     def __init__(self, engine: Engine, limits: ImageLimits, *, threads: int = 1) -> None:
@@ -71,8 +71,8 @@ class FrameScheduler:
         """Open a session. Worker threads call `on_event` with its results, one at a time.
 
         Raises:
-            ModelNotFound: there is no such model.
-            ModelInvalid: the model cannot be loaded.
+            ModelNotFound: There is no such model.
+            ModelInvalid: The model cannot be loaded.
         """
         self._engine.models.get(settings.model)
         scheduled = ScheduledSession(LiveSession(settings, self._engine.facial_actions, clock.monotonic()), on_event)
@@ -96,8 +96,8 @@ class FrameScheduler:
         """Submit a frame. Returns the pending frame that it replaces, if any.
 
         Raises:
-            UnsupportedMedia: it is not a JPEG.
-            ImageTooBig: it has too many bytes.
+            UnsupportedMedia: It is not a JPEG.
+            ImageTooBig: It has too many bytes.
         """
         frame = LiveFrame(data, clock.monotonic(), sequence, time)
         with self._changed:

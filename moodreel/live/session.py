@@ -70,9 +70,9 @@ class PersonCheck:
         """Check the face in one more frame, if a check is due. Returns whether at least half of the checks passed.
 
         Args:
-            detector: finds the face again.
-            face: the face in this frame.
-            now: monotonic time in seconds when the frame was received.
+            detector: Finds the face again.
+            face: The face in this frame.
+            now: Monotonic time in seconds when the frame was received.
         """
         if now >= self._next_at and not (self._is_person and len(self._results) == MAX_CHECKS):
             self._next_at = now + CHECK_INTERVAL_SECONDS
@@ -99,14 +99,14 @@ class LiveSession:
     """One client's video. `FrameScheduler` lets only one thread at a time process its frames.
 
     Args:
-        settings: the client's settings.
-        explainer: names facial actions.
-        now: monotonic time in seconds.
+        settings: The client's settings.
+        explainer: Names facial actions.
+        now: Monotonic time in seconds.
 
     Attributes:
-        frames: frames processed so far.
-        dropped: frames dropped so far.
-        load_controller: chooses the resolution.
+        frames: Frames processed so far.
+        dropped: Frames dropped so far.
+        load_controller: Chooses the resolution.
     """
 
     def __init__(self, settings: SessionSettings, explainer: FacialActionExplainer, now: float) -> None:
@@ -138,10 +138,10 @@ class LiveSession:
         """Classify the faces of people in a frame, largest first.
 
         Args:
-            detections: the faces of the frame.
-            landmarker: its detector checks that the faces are people's.
-            predictor: the model.
-            time: monotonic time in seconds when the frame was received.
+            detections: The faces of the frame.
+            landmarker: Its detector checks that the faces are people's.
+            predictor: The model.
+            time: Monotonic time in seconds when the frame was received.
         """
         if detections.faces or self.wants_fallbacks(time):
             self._fallbacks_at = time + FALLBACK_INTERVAL_SECONDS

@@ -16,9 +16,9 @@ class EmaSmoother:
         """Add a value and return the average.
 
         Args:
-            time: monotonic time in seconds.
-            value: array of any shape.
-            seconds: time constant, after which 63 % of a change show; 0 disables smoothing.
+            time: Monotonic time in seconds.
+            value: Array of any shape.
+            seconds: Time constant, after which 63 % of a change show; 0 disables smoothing.
         """
         if self._value is None or seconds <= 0:
             self._value = value

@@ -16,7 +16,7 @@ def recording_time(data: bytes) -> datetime | None:
     """Return when a clip was recorded; without a time zone where the file has none, None where it has no such time.
 
     Args:
-        data: the file.
+        data: The file.
     """
     demuxer = video_demuxer(data)
     if demuxer is None:

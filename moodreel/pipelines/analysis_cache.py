@@ -29,9 +29,9 @@ def analysis_key(data: bytes, model: ModelInfo, fps: float | None) -> str:
     """Return the key of an analysis: a SHA-256 of all that its numbers depend on, except settings.
 
     Args:
-        data: the video file.
-        model: the model that answers.
-        fps: as for `VideoReader`.
+        data: The video file.
+        model: The model that answers.
+        fps: As for `VideoReader`.
     """
     parts = (__version__, hashlib.sha256(data).hexdigest(), model.name, model.version, model.sha256, fps)
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
@@ -56,9 +56,9 @@ def load_analysis(text: str, model: ModelInfo, timings: dict[str, float]) -> Vid
     """Read an analysis that `dump_analysis` wrote.
 
     Args:
-        text: from `dump_analysis`.
-        model: the model that answered.
-        timings: milliseconds by stage of this call.
+        text: From `dump_analysis`.
+        model: The model that answered.
+        timings: Milliseconds by stage of this call.
     """
     numbers = json.loads(text)
     found = numbers["prediction"]

@@ -37,10 +37,10 @@ class WindowResult:
     """The emotion in one window of a clip.
 
     Attributes:
-        start: seconds since the start of the clip.
-        end: seconds since the start of the clip.
-        probabilities: as in `AudioVisualResult`.
-        modalities: as in `AudioVisualResult`.
+        start: Seconds since the start of the clip.
+        end: Seconds since the start of the clip.
+        probabilities: As in `AudioVisualResult`.
+        modalities: As in `AudioVisualResult`.
     """
 
     start: float
@@ -54,18 +54,18 @@ class AudioVisualResult:
     """The emotion in a clip.
 
     Attributes:
-        labels: labels of the model.
-        probabilities: mean probability over the windows, in the order of `labels`, adding up to 1.
-        modalities: what was used, of "video" and "audio".
-        missing: why a modality was not used, by its name: one of `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED`,
+        labels: Labels of the model.
+        probabilities: Mean probability over the windows, in the order of `labels`, adding up to 1.
+        modalities: What was used, of "video" and "audio".
+        missing: Why a modality was not used, by its name: one of `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED`,
             `NOT_REQUESTED` of `moodreel.pipelines.clip_loader`.
-        windows: the result of each window.
-        seconds: duration of the clip.
-        frames: number of video frames that were read.
-        faces: the largest number of people in one of them.
-        model: the model that answered.
-        mock: whether the answer is made up, for testing clients.
-        timings: milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
+        windows: The result of each window.
+        seconds: Duration of the clip.
+        frames: Number of video frames that were read.
+        faces: The largest number of people in one of them.
+        model: The model that answered.
+        mock: Whether the answer is made up, for testing clients.
+        timings: Milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
     """
 
     labels: tuple[str, ...]
@@ -90,8 +90,8 @@ class AudioVisualPipeline:
     """Classify clips by face and voice. Thread-safe.
 
     Attributes:
-        models: the audio-visual models.
-        mock: whether answers are made up.
+        models: The audio-visual models.
+        mock: Whether answers are made up.
     """
 
     def __init__(
@@ -107,12 +107,12 @@ class AudioVisualPipeline:
         """Create a pipeline.
 
         Args:
-            engine: the face landmarker, threads and slots of this process.
-            models: the audio-visual models.
-            operator_model: name of the model that the operator set up. It answers whatever its license.
-            noncommercial: whether callers may choose models whose weights are not for commercial use.
-            mock: whether answers are made up. No model is used then.
-            limits: what one clip may cost.
+            engine: The face landmarker, threads and slots of this process.
+            models: The audio-visual models.
+            operator_model: Name of the model that the operator set up. It answers whatever its license.
+            noncommercial: Whether callers may choose models whose weights are not for commercial use.
+            mock: Whether answers are made up. No model is used then.
+            limits: What one clip may cost.
         """
         self.models = models
         self.mock = mock
@@ -139,17 +139,17 @@ class AudioVisualPipeline:
         Without either, `predict` raises `ModelMissing`.
 
         Args:
-            store_root: folder of the model store.
-            engine: see `__init__`.
-            checkpoint: checkpoint or model folder that becomes the default.
-            model_fallback: use the store's default when `checkpoint` is invalid, instead of raising.
-            noncommercial: see `__init__`.
-            mock: see `__init__`.
+            store_root: Folder of the model store.
+            engine: See `__init__`.
+            checkpoint: Checkpoint or model folder that becomes the default.
+            model_fallback: Use the store's default when `checkpoint` is invalid, instead of raising.
+            noncommercial: See `__init__`.
+            mock: See `__init__`.
             use_gpu: "auto", "0" or "1".
-            limits: see `__init__`.
+            limits: See `__init__`.
 
         Raises:
-            ModelInvalid: a model cannot be loaded, or the files of the default one are not those of the release.
+            ModelInvalid: A model cannot be loaded, or the files of the default one are not those of the release.
         """
         models = audiovisual_model_registry(store_root, device=resolve_device(use_gpu))
         if mock:
@@ -162,12 +162,12 @@ class AudioVisualPipeline:
         """Classify the emotion in a clip or a sound file.
 
         Args:
-            data: the file.
-            model: name of a model in the store; None for the default.
-            fps: frames a second of a video whose container has no timing.
+            data: The file.
+            model: Name of a model in the store; None for the default.
+            fps: Frames a second of a video whose container has no timing.
 
         Raises:
-            MoodreelError: whatever `ClipLoader.load` raises, `ModelNotFound`, `ModelMissing`, `NonCommercialModel`,
+            MoodreelError: Whatever `ClipLoader.load` raises, `ModelNotFound`, `ModelMissing`, `NonCommercialModel`,
                 `Overloaded`.
         """
         predictor = self._mock(data, model) if self.mock else self._select_model(model)

@@ -34,11 +34,11 @@ class LoopOptions:
     """The options of a loop.
 
     Attributes:
-        duration: seconds of the whole loop, forward and backward.
-        size: longest side in pixels.
-        output: one of `OUTPUTS`.
-        moment: one of `LOOP_SECTIONS`.
-        aspect: one of `loop_crop.ASPECTS`.
+        duration: Seconds of the whole loop, forward and backward.
+        size: Longest side in pixels.
+        output: One of `OUTPUTS`.
+        moment: One of `LOOP_SECTIONS`.
+        aspect: One of `loop_crop.ASPECTS`.
     """
 
     duration: float = 3.0
@@ -78,13 +78,13 @@ class BoomerangClip:
     """An encoded boomerang.
 
     Attributes:
-        data: the file.
-        output: its format, one of `OUTPUTS`.
-        width: pixels. A GIF may be smaller than requested, see `loop_encoders`.
-        height: pixels.
-        duration: seconds of the loop.
-        start: seconds in the video at which the loop begins.
-        peak: seconds in the video of the poster frame.
+        data: The file.
+        output: Its format, one of `OUTPUTS`.
+        width: Pixels. A GIF may be smaller than requested, see `loop_encoders`.
+        height: Pixels.
+        duration: Seconds of the loop.
+        start: Seconds in the video at which the loop begins.
+        peak: Seconds in the video of the poster frame.
         poster: JPEG of the frame at `peak`, as large as requested.
     """
 
@@ -109,12 +109,12 @@ def make_boomerang(
     """Make a boomerang of a video around `peak`, or of the whole video.
 
     Args:
-        reader: a video that has been read to its end once.
-        peak: time in seconds at which the loop turns, if the video is long enough.
-        loop: how to make it. A shorter video gives a shorter loop. If the whole video is shown, and is longer than half
+        reader: A video that has been read to its end once.
+        peak: Time in seconds at which the loop turns, if the video is long enough.
+        loop: How to make it. A shorter video gives a shorter loop. If the whole video is shown, and is longer than half
             of the loop, it is sped up.
-        size: see `VideoReader.loop_frames`.
-        faces: the face to show if the aspect is not that of the video, see `LoopCrop`; boxes are in pixels of `size`.
+        size: See `VideoReader.loop_frames`.
+        faces: The face to show if the aspect is not that of the video, see `LoopCrop`; boxes are in pixels of `size`.
     """
     ratio = ASPECTS[loop.aspect]
     crop = LoopCrop(ratio, faces) if ratio else None
@@ -175,11 +175,11 @@ class _Source:
     """What the frames of a loop are read from, and how.
 
     Attributes:
-        reader: the video.
-        size: see `VideoReader.loop_frames`.
-        side: longest side in pixels to which frames are scaled down.
-        speed: how many times faster than recorded they are shown.
-        output: one of `OUTPUTS`.
+        reader: The video.
+        size: See `VideoReader.loop_frames`.
+        side: Longest side in pixels to which frames are scaled down.
+        speed: How many times faster than recorded they are shown.
+        output: One of `OUTPUTS`.
     """
 
     reader: VideoReader
@@ -237,7 +237,7 @@ def _find_cuts(motion: list[float]) -> list[int]:
     """Find hard cuts: changes that are large, and far larger than those around them.
 
     Args:
-        motion: what `_motion` returns.
+        motion: What `_motion` returns.
 
     Returns:
         Index of the last frame before each cut.

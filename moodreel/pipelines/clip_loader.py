@@ -67,14 +67,14 @@ class LoadedClip:
     """The windows of one clip.
 
     Attributes:
-        batch: the windows with a face or audio; at least one.
-        starts: start of each of them, in seconds of the clip.
-        seconds: duration, from the earlier start of video and audio to the later end.
-        frames: number of video frames that were read.
-        faces: the largest number of people in one of them.
-        missing: for each modality that no window has, why: `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED` or
+        batch: The windows with a face or audio; at least one.
+        starts: Start of each of them, in seconds of the clip.
+        seconds: Duration, from the earlier start of video and audio to the later end.
+        frames: Number of video frames that were read.
+        faces: The largest number of people in one of them.
+        missing: For each modality that no window has, why: `NONE`, `NO_FACE`, `CORRUPT`, `UNSUPPORTED` or
             `NOT_REQUESTED`.
-        timings: milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
+        timings: Milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
     """
 
     batch: AudioVisualBatch
@@ -98,8 +98,8 @@ class ClipLoader:
         """Create a loader.
 
         Args:
-            engine: the face landmarker and threads of this process.
-            limits: what the video of one clip may cost, and the audio.
+            engine: The face landmarker and threads of this process.
+            limits: What the video of one clip may cost, and the audio.
         """
         self._people = PeopleExtractor(engine)
         self._limits = limits or VideoLimits()
@@ -108,20 +108,20 @@ class ClipLoader:
         """Load the windows of a clip.
 
         Args:
-            data: a video file with or without audio, or a sound file.
-            fps: frames a second of a video whose container has no timing.
-            modalities: which of `MODALITIES` to read. Others are not decoded.
+            data: A video file with or without audio, or a sound file.
+            fps: Frames a second of a video whose container has no timing.
+            modalities: Which of `MODALITIES` to read. Others are not decoded.
 
         Raises:
-            NoFaceNoAudio: the requested modalities show no face and hold no audio. `NoFace` if only video was
+            NoFaceNoAudio: The requested modalities show no face and hold no audio. `NoFace` if only video was
                 requested.
-            UnsupportedMedia: neither video nor audio can be read, as for the next three.
-            VideoCorrupt: the video is damaged.
-            VideoTooShort: the video has no frame.
-            AudioCorrupt: the audio is damaged.
-            VideoTooLong: the video reached a limit.
-            VideoTooBig: the video reached a limit.
-            AudioTooLong: the audio reached a limit.
+            UnsupportedMedia: Neither video nor audio can be read, as for the next three.
+            VideoCorrupt: The video is damaged.
+            VideoTooShort: The video has no frame.
+            AudioCorrupt: The audio is damaged.
+            VideoTooLong: The video reached a limit.
+            VideoTooBig: The video reached a limit.
+            AudioTooLong: The audio reached a limit.
         """
         report = _LoadReport(modalities)
         sound = None
@@ -212,11 +212,11 @@ class _FrameCrops:
     """The video frames that were read.
 
     Attributes:
-        times: seconds since the first frame.
+        times: Seconds since the first frame.
         crops: uint8 (INPUT_SIDE, INPUT_SIDE, 3) around the main face, None where it was not found.
-        duration: seconds of the video, as decoded.
-        faces: the largest number of people in one frame.
-        timeline: of the clip.
+        duration: Seconds of the video, as decoded.
+        faces: The largest number of people in one frame.
+        timeline: Of the clip.
     """
 
     times: list[float]

@@ -33,8 +33,8 @@ def frame_times(start: float, seconds: float) -> tuple[float, ...]:
     """Return the times in seconds of the frames of one window, each in the middle of an equal share of it.
 
     Args:
-        start: start of the window in seconds.
-        seconds: duration of the clip. A window that runs past its end is cut there.
+        start: Start of the window in seconds.
+        seconds: Duration of the clip. A window that runs past its end is cut there.
     """
     length = min(SECONDS, seconds - start)
     return tuple(start + length * (index + 0.5) / FRAMES for index in range(FRAMES))
@@ -45,9 +45,9 @@ class ClipTimeline:
     """The positions of the video and the audio of a clip on a common clock.
 
     Attributes:
-        seconds: duration of the clip, from the earlier start of the two to the later end.
-        video_start: seconds from the start of the clip to the first frame.
-        audio_start: seconds from the start of the clip to the first sample.
+        seconds: Duration of the clip, from the earlier start of the two to the later end.
+        video_start: Seconds from the start of the clip to the first frame.
+        audio_start: Seconds from the start of the clip to the first sample.
     """
 
     seconds: float

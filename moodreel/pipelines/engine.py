@@ -40,10 +40,10 @@ class Engine:
     Create it after a fork, never before: threads and models do not work in the new process.
 
     Attributes:
-        landmarker: finds faces and their landmarks.
-        models: the emotion models that read faces.
-        facial_actions: explains an answer by the movements of the face.
-        executor: worker threads, two for each slot.
+        landmarker: Finds faces and their landmarks.
+        models: The emotion models that read faces.
+        facial_actions: Explains an answer by the movements of the face.
+        executor: Worker threads, two for each slot.
     """
 
     def __init__(
@@ -58,11 +58,11 @@ class Engine:
         """Create an engine from models that are loaded already.
 
         Args:
-            landmarker: finds faces and their landmarks.
-            models: the emotion models that read faces.
-            facial_actions: explains an answer by the movements of the face.
-            slots: analyses that run at a time. More than the process has cores only makes each of them slower.
-            wait_seconds: how long a caller waits for a slot before `Overloaded`.
+            landmarker: Finds faces and their landmarks.
+            models: The emotion models that read faces.
+            facial_actions: Explains an answer by the movements of the face.
+            slots: Analyses that run at a time. More than the process has cores only makes each of them slower.
+            wait_seconds: How long a caller waits for a slot before `Overloaded`.
         """
         self.landmarker = landmarker
         self.models = models
@@ -86,17 +86,17 @@ class Engine:
         """Load the face landmarker, the default emotion model and the facial actions of a model store.
 
         Args:
-            store_root: folder of the model store.
-            model_path: checkpoint or model folder outside the store that becomes the default.
-            model_fallback: use the store's default when `model_path` is invalid, instead of raising.
+            store_root: Folder of the model store.
+            model_path: Checkpoint or model folder outside the store that becomes the default.
+            model_fallback: Use the store's default when `model_path` is invalid, instead of raising.
             use_gpu: "auto", "0" or "1".
-            prior: one of `moodreel.models.model_card.PRIORS`.
-            slots: see `__init__`.
-            wait_seconds: see `__init__`.
+            prior: One of `moodreel.models.model_card.PRIORS`.
+            slots: See `__init__`.
+            wait_seconds: See `__init__`.
 
         Raises:
-            ModelInvalid: a model, the face landmarker or the facial actions cannot be loaded.
-            ModelNotFound: the store has no default model.
+            ModelInvalid: A model, the face landmarker or the facial actions cannot be loaded.
+            ModelNotFound: The store has no default model.
         """
         models = face_model_registry(store_root, device=resolve_device(use_gpu), prior=prior)
         models.set_default_from_path(model_path, setting="MODEL_PATH", fallback=model_fallback)
@@ -110,7 +110,7 @@ class Engine:
         """Hold one analysis slot during a `with` block.
 
         Raises:
-            Overloaded: no slot became free within `wait_seconds`.
+            Overloaded: No slot became free within `wait_seconds`.
         """
         with observers.slot_wait():
             acquired = self._slots.acquire(timeout=self._wait_seconds)
@@ -132,16 +132,16 @@ class Engine:
         """Decode frames in the calling thread while worker threads process those decoded before.
 
         Args:
-            frames: decodes the next frame whenever it is advanced. It is closed before this returns or raises.
-            process: called in a worker thread, once for each frame, with its index.
-            consume: called in the calling thread with each result, in the order of the frames.
-            progress: called in the calling thread with the time of each frame, in seconds.
+            frames: Decodes the next frame whenever it is advanced. It is closed before this returns or raises.
+            process: Called in a worker thread, once for each frame, with its index.
+            consume: Called in the calling thread with each result, in the order of the frames.
+            progress: Called in the calling thread with the time of each frame, in seconds.
 
         Returns:
             Milliseconds by stage: `decode`, and `faces` for `process`. The two stages overlap.
 
         Raises:
-            Exception: whatever `frames`, `process`, `consume` or `progress` raises. Frames that wait are dropped then.
+            Exception: Whatever `frames`, `process`, `consume` or `progress` raises. Frames that wait are dropped then.
         """
         timings = {"decode": 0.0, "faces": 0.0}
         pending: deque[Future[T]] = deque()

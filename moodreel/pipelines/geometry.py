@@ -19,8 +19,8 @@ def to_letterboxed_box(
 
     Args:
         box: x, y, width, height, relative to the frame.
-        size: width and height of the frame, in any unit.
-        canvas: width and height of the video in pixels. The frame is as large as fits.
+        size: Width and height of the frame, in any unit.
+        canvas: Width and height of the video in pixels. The frame is as large as fits.
     """
     scale = letterbox_scale(size, canvas)
     width, height = size[0] * scale, size[1] * scale
@@ -32,9 +32,9 @@ def from_letterboxed_box(box: PixelBox, canvas: tuple[int, int], size: tuple[int
     """Convert a box in pixels of a video into pixels of a frame that is shown in its middle; see `to_letterboxed_box`.
 
     Args:
-        box: in pixels of the video.
-        canvas: width and height of the video in pixels.
-        size: width and height of the frame in pixels.
+        box: In pixels of the video.
+        canvas: Width and height of the video in pixels.
+        size: Width and height of the frame in pixels.
     """
     scale = letterbox_scale(size, canvas)
     x, y = ((box[axis] - canvas[axis] / 2) / scale + size[axis] / 2 for axis in (0, 1))
@@ -46,7 +46,7 @@ def turn_box(box: tuple[float, float, float, float], quarter_turns: int) -> tupl
 
     Args:
         box: x, y, width, height, relative to the turned image.
-        quarter_turns: turns by 90 degrees counter-clockwise, as in `numpy.rot90`.
+        quarter_turns: Turns by 90 degrees counter-clockwise, as in `numpy.rot90`.
     """
     x, y, w, h = box
     for _ in range(quarter_turns % 4):

@@ -52,11 +52,11 @@ class DetectedFace:
 
     Attributes:
         box: x, y, width, height in pixels of the upright image as it was sent.
-        emotion: the most likely label.
-        confidence: its probability.
-        probabilities: probability of each label, adding up to 1.
-        certain: whether the answer can be relied on: `quality` gives no reason against it.
-        quality: how well the image shows the face.
+        emotion: The most likely label.
+        confidence: Its probability.
+        probabilities: Probability of each label, adding up to 1.
+        certain: Whether the answer can be relied on: `quality` gives no reason against it.
+        quality: How well the image shows the face.
     """
 
     box: PixelBox
@@ -72,13 +72,13 @@ class ImageResult:
     """The emotions of the faces in an image. That of the image is the emotion of its largest face.
 
     Attributes:
-        faces: every face, the largest first.
-        width: pixels of the upright image as it was sent.
-        height: pixels of the upright image as it was sent.
-        model: the model that answered.
-        timings: milliseconds by stage. `model` is that of the whole batch.
+        faces: Every face, the largest first.
+        width: Pixels of the upright image as it was sent.
+        height: Pixels of the upright image as it was sent.
+        model: The model that answered.
+        timings: Milliseconds by stage. `model` is that of the whole batch.
         drawn: JPEG with the faces marked, if requested.
-        copy: smaller JPEG without metadata, for storage, if requested.
+        copy: Smaller JPEG without metadata, for storage, if requested.
     """
 
     faces: tuple[DetectedFace, ...]
@@ -115,9 +115,9 @@ class ImageBatchResult:
     """The results of a batch.
 
     Attributes:
-        results: a result or an error for each image, in the order of the files.
-        model: the model that answered.
-        timings: milliseconds by stage, over all images.
+        results: A result or an error for each image, in the order of the files.
+        model: The model that answered.
+        timings: Milliseconds by stage, over all images.
     """
 
     results: tuple[ImageResult | MoodreelError, ...]
@@ -147,8 +147,8 @@ class ImagePipeline:
         """Create a pipeline.
 
         Args:
-            engine: the models, threads and slots of this process.
-            limits: what one image may cost.
+            engine: The models, threads and slots of this process.
+            limits: What one image may cost.
         """
         self._engine = engine
         self._limits = limits or ImageLimits()
@@ -157,13 +157,13 @@ class ImagePipeline:
         """Classify the emotion of each face in an image.
 
         Args:
-            data: the image file.
-            model: name of a model in the store; None for the default one of images.
-            draw: whether to make `ImageResult.drawn`.
-            copy: whether to make `ImageResult.copy`.
+            data: The image file.
+            model: Name of a model in the store; None for the default one of images.
+            draw: Whether to make `ImageResult.drawn`.
+            copy: Whether to make `ImageResult.copy`.
 
         Raises:
-            MoodreelError: whatever `decode_image` raises, `ModelNotFound`, `Overloaded`.
+            MoodreelError: Whatever `decode_image` raises, `ModelNotFound`, `Overloaded`.
         """
         predictor = self.select_model(model)
         with self._engine.slot():
@@ -185,9 +185,9 @@ class ImagePipeline:
         An image that fails has its error in its place, and `Overloaded` if there was no time left for it.
 
         Args:
-            files: the image files.
-            model: see `predict`.
-            copy: see `predict`.
+            files: The image files.
+            model: See `predict`.
+            copy: See `predict`.
 
         Raises:
             MoodreelError: `ModelNotFound`, `Overloaded`.

@@ -20,13 +20,13 @@ class ImageOrVideoPipeline:
         """Classify the emotion in an image or a video.
 
         Args:
-            data: the file.
-            model: name of a model in the store; None for the default one of images.
-            fps: frames a second of a video whose container has no timing.
-            copy: whether to make `ImageResult.copy`.
+            data: The file.
+            model: Name of a model in the store; None for the default one of images.
+            fps: Frames a second of a video whose container has no timing.
+            copy: Whether to make `ImageResult.copy`.
 
         Raises:
-            MoodreelError: whatever `ImagePipeline.predict` or `VideoPipeline.predict` raises. `NoFace` only for a
+            MoodreelError: Whatever `ImagePipeline.predict` or `VideoPipeline.predict` raises. `NoFace` only for a
                 video.
         """
         if is_image(data):

@@ -27,7 +27,7 @@ def score_keyframes(observations: Sequence[FaceObservation | None], probabilitie
     """Score every sampled frame of one face.
 
     Args:
-        observations: the face in each of T frames, None where it was not found; it was found at least once.
+        observations: The face in each of T frames, None where it was not found; it was found at least once.
         probabilities: float (T,), probability of the answered emotion in each frame, NaN without a face.
 
     Returns:

@@ -37,7 +37,7 @@ class LanguageIdentifier:
         """Load the model of a folder.
 
         Raises:
-            ModelInvalid: the file is missing, or not the one that its model.json describes.
+            ModelInvalid: The file is missing, or not the one that its model.json describes.
         """
         path = folder / FILE
         _verify(path)

@@ -32,8 +32,8 @@ class LoopCrop:
     """An aspect, and the face to crop around.
 
     Attributes:
-        ratio: width by height of the window.
-        faces: time in seconds and box in pixels of the upright video, ascending by time; empty without a face.
+        ratio: Width by height of the window.
+        faces: Time in seconds and box in pixels of the upright video, ascending by time; empty without a face.
     """
 
     ratio: float
@@ -43,9 +43,9 @@ class LoopCrop:
         """Return the longest side of the frames from which to cut windows whose longest side is `side` pixels.
 
         Args:
-            side: pixels.
-            width: pixels of the upright video.
-            height: pixels of the upright video.
+            side: Pixels.
+            width: Pixels of the upright video.
+            height: Pixels of the upright video.
         """
         return math.ceil(side * max(width, height) / max(self._window(width, height)))
 
@@ -53,9 +53,9 @@ class LoopCrop:
         """Cut the window out of each frame.
 
         Args:
-            frames: of one shot, all of one size.
-            side: most pixels of the longest side of the window.
-            video_width: pixels of the upright video, in which the faces are measured.
+            frames: Of one shot, all of one size.
+            side: Most pixels of the longest side of the window.
+            video_width: Pixels of the upright video, in which the faces are measured.
 
         Yields:
             uint8 (h, w, 3) RGB, all of one size.
@@ -80,8 +80,8 @@ class LoopCrop:
         """Smooth the path of the face over the time of the frames.
 
         Args:
-            times: seconds, ascending.
-            scale: pixels of the frames for one of the video.
+            times: Seconds, ascending.
+            scale: Pixels of the frames for one of the video.
 
         Returns:
             float (T, 2), x and y of the center in pixels of the frames; None without a face.

@@ -41,11 +41,11 @@ class _GifStep:
     """The settings of one of the steps to a smaller GIF.
 
     Attributes:
-        size: of the picture, 1 for what was requested.
-        fps: frames a second, as near as every second, third, ... frame comes to it.
-        colors: of the palette.
-        tolerance: mean change, of 255, at which a region stays as it was in the frame before.
-        bytes: expected size of the file, 1 for the first step; from the least compressible of seven videos.
+        size: Of the picture, 1 for what was requested.
+        fps: Frames a second, as near as every second, third, ... frame comes to it.
+        colors: Of the palette.
+        tolerance: Mean change, of 255, at which a region stays as it was in the frame before.
+        bytes: Expected size of the file, 1 for the first step; from the least compressible of seven videos.
     """
 
     size: float

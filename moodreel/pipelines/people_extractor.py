@@ -82,8 +82,8 @@ class PeopleExtractor:
         """Create an extractor.
 
         Args:
-            engine: the face landmarker and the threads of this process.
-            analysis_fps: most frames a second to sample. Short videos get more, see `SHORT_CLIP_FRAMES`.
+            engine: The face landmarker and the threads of this process.
+            analysis_fps: Most frames a second to sample. Short videos get more, see `SHORT_CLIP_FRAMES`.
         """
         self._engine = engine
         self._interval = 1.0 / analysis_fps
@@ -101,13 +101,13 @@ class PeopleExtractor:
         A video that shows people only when it is turned by 180 degrees is analyzed turned.
 
         Args:
-            reader: of the video.
-            crop_kind: kind of `FaceFeatures.crop`.
-            times: of the frames to sample, see `VideoReader.frames_at`; None for one at each interval.
-            progress: called with the time in seconds of each sampled frame.
+            reader: Of the video.
+            crop_kind: Kind of `FaceFeatures.crop`.
+            times: Of the frames to sample, see `VideoReader.frames_at`; None for one at each interval.
+            progress: Called with the time in seconds of each sampled frame.
 
         Raises:
-            MoodreelError: whatever `VideoReader.frames` raises.
+            MoodreelError: Whatever `VideoReader.frames` raises.
         """
         video = self._extract(reader, crop_kind, times, progress=progress)
         if video.tracks:
@@ -218,7 +218,7 @@ class _FaceLinker:
         """Return the tracks once all frames are added; what faces without landmarks lack is interpolated.
 
         Args:
-            size: width and height of the video in pixels, known by now: of several it is the one shown longest.
+            size: Width and height of the video in pixels, known by now: of several it is the one shown longest.
         """
         tracks = {}
         for track_id, faces in self._tracks.items():
@@ -248,9 +248,9 @@ def _fit_boxes(boxes: Sequence[PixelBox], estimated: Sequence[bool], size: tuple
     The detector estimates the edges for an average face, so those of one person are all off by the same few percent.
 
     Args:
-        boxes: of one person, in the order of time.
-        estimated: which of them are the detector's, without landmarks.
-        size: width and height of the video in pixels.
+        boxes: Of one person, in the order of time.
+        estimated: Which of them are the detector's, without landmarks.
+        size: Width and height of the video in pixels.
     """
     edges = np.array([(x, y, x + w, y + h) for x, y, w, h in boxes], dtype=np.float64)
     by_detector = np.array(estimated)

@@ -40,17 +40,17 @@ class TextResult:
     """The emotions in one text, of Ekman's six and neutral.
 
     Attributes:
-        label: the most likely emotion.
-        score: its probability. Of the answers with 0.8, about 80 % are right.
-        scores: for each emotion, the probability that a reader would see it in the text. A text may show several, so
+        label: The most likely emotion.
+        score: Its probability. Of the answers with 0.8, about 80 % are right.
+        scores: For each emotion, the probability that a reader would see it in the text. A text may show several, so
             they need not add up to 1.
         labels: `label`, and every other emotion above its own threshold, the most likely first.
         language: ISO 639 code; None if the text has no words, such as a line of emoji.
-        language_supported: whether the model was made for that language. If not, the answer is no more than a guess.
-        characters: length of the text.
-        windows: number of windows that were classified.
-        model: the model that answered.
-        timings: milliseconds by stage, of the whole call.
+        language_supported: Whether the model was made for that language. If not, the answer is no more than a guess.
+        characters: Length of the text.
+        windows: Number of windows that were classified.
+        model: The model that answered.
+        timings: Milliseconds by stage, of the whole call.
     """
 
     label: str
@@ -70,9 +70,9 @@ class TextBatchResult:
     """The results of a batch.
 
     Attributes:
-        results: a result or an error for each text, in the order of the texts.
-        model: the model that answered.
-        timings: milliseconds by stage.
+        results: A result or an error for each text, in the order of the texts.
+        model: The model that answered.
+        timings: Milliseconds by stage.
     """
 
     results: tuple[TextResult | MoodreelError, ...]
@@ -90,7 +90,7 @@ class TextPipeline:
     """Classify texts. Thread-safe. Create it after a fork, never before.
 
     Attributes:
-        models: the text models.
+        models: The text models.
     """
 
     def __init__(
@@ -104,11 +104,11 @@ class TextPipeline:
         """Create a pipeline.
 
         Args:
-            models: the text models.
-            languages: identifies the language of a text.
-            max_characters: most characters of one text, and most tokens. English has one token for four characters,
+            models: The text models.
+            languages: Identifies the language of a text.
+            max_characters: Most characters of one text, and most tokens. English has one token for four characters,
                 but an emoji, which is read by its name, has many.
-            wait_seconds: how long a caller waits for the queue before `Overloaded`.
+            wait_seconds: How long a caller waits for the queue before `Overloaded`.
         """
         self.models = models
         self._languages = languages
@@ -132,16 +132,16 @@ class TextPipeline:
         A model of the store is loaded when a text first needs it: many services get none.
 
         Args:
-            store_root: folder of the model store.
-            model_path: model folder outside the store that becomes the default.
-            model_fallback: use the store's default when `model_path` is invalid, instead of raising.
+            store_root: Folder of the model store.
+            model_path: Model folder outside the store that becomes the default.
+            model_fallback: Use the store's default when `model_path` is invalid, instead of raising.
             use_gpu: "auto", "0" or "1".
-            max_characters: see `__init__`.
-            wait_seconds: see `__init__`.
+            max_characters: See `__init__`.
+            wait_seconds: See `__init__`.
 
         Raises:
-            ModelInvalid: a model cannot be loaded, or the files of the default one are not those of the release.
-            ModelNotFound: the store lacks its default model.
+            ModelInvalid: A model cannot be loaded, or the files of the default one are not those of the release.
+            ModelNotFound: The store lacks its default model.
         """
         models = text_model_registry(store_root, device=resolve_device(use_gpu))
         models.set_default_from_path(model_path, setting="TEXT_MODEL_PATH", fallback=model_fallback)
@@ -153,11 +153,11 @@ class TextPipeline:
         """Classify texts.
 
         Args:
-            texts: the texts.
-            model: name of a model in the store; None for the default.
+            texts: The texts.
+            model: Name of a model in the store; None for the default.
 
         Raises:
-            MoodreelError: the first error of any text: `TextEmpty`, `TextTooLong` or `Overloaded`; `ModelNotFound`.
+            MoodreelError: The first error of any text: `TextEmpty`, `TextTooLong` or `Overloaded`; `ModelNotFound`.
         """
         results = []
         for result in self.predict_batch(texts, model=model).results:
@@ -170,8 +170,8 @@ class TextPipeline:
         """Classify texts. A text that fails has its error in its place, `Overloaded` if there was no time left for it.
 
         Args:
-            texts: the texts.
-            model: name of a model in the store; None for the default.
+            texts: The texts.
+            model: Name of a model in the store; None for the default.
 
         Raises:
             MoodreelError: `ModelNotFound`, or `Overloaded` if not one text was classified.
@@ -220,9 +220,9 @@ class TextPipeline:
         """Classify the windows of all texts, in order, until the time is over.
 
         Args:
-            texts: the texts.
-            predictor: the model.
-            work: measures the time of the model.
+            texts: The texts.
+            predictor: The model.
+            work: Measures the time of the model.
 
         Returns:
             For each text, probabilities (W, 7) of its windows, or None if it was not finished.
@@ -298,7 +298,7 @@ def pool_windows(probabilities: np.ndarray, windows: Sequence[TokenWindow]) -> n
 
     Args:
         probabilities: float (W, 7), in the order of `EKMAN`.
-        windows: the W windows.
+        windows: The W windows.
 
     Returns:
         float (7,).

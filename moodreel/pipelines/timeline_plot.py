@@ -18,9 +18,9 @@ def plot_timeline(result: VideoResult, path: Path, *, title: str) -> None:
     """Plot the probabilities of the main face over time, stacked, and mark the peak. The plot is empty without a face.
 
     Args:
-        result: the result of a video.
-        path: the file to write. Its suffix (`.png`, `.svg`, `.pdf`) is the format.
-        title: written above the plot literally: a `$` begins no formula.
+        result: The result of a video.
+        path: The file to write. Its suffix (`.png`, `.svg`, `.pdf`) is the format.
+        title: Written above the plot literally: a `$` begins no formula.
     """
     points = [point for point in result.timeline if point.track == result.track]
     times = [point.time for point in points]

@@ -59,10 +59,10 @@ class VideoPipeline:
         """Create a pipeline.
 
         Args:
-            engine: the models, threads and slots of this process.
-            limits: what one video may cost.
-            analysis_fps: see `PeopleExtractor`.
-            cache: stores the numbers of analyses, so that no file is analyzed twice; None for no cache. All pipelines
+            engine: The models, threads and slots of this process.
+            limits: What one video may cost.
+            analysis_fps: See `PeopleExtractor`.
+            cache: Stores the numbers of analyses, so that no file is analyzed twice; None for no cache. All pipelines
                 that share it need the same limits, `analysis_fps` and prior.
         """
         self._engine = engine
@@ -83,15 +83,15 @@ class VideoPipeline:
         """Classify the emotion of the main face in a video.
 
         Args:
-            data: the video file.
-            model: name of a model in the store; None for the default.
-            fps: frames a second of a video whose container has no timing.
-            explain: whether to compute `VideoResult.explanation`.
-            loop: how to make `VideoResult.boomerang` from the same analysis; None to make none.
-            progress: called with the time in seconds of each sampled frame.
+            data: The video file.
+            model: Name of a model in the store; None for the default.
+            fps: Frames a second of a video whose container has no timing.
+            explain: Whether to compute `VideoResult.explanation`.
+            loop: How to make `VideoResult.boomerang` from the same analysis; None to make none.
+            progress: Called with the time in seconds of each sampled frame.
 
         Raises:
-            MoodreelError: whatever `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
+            MoodreelError: Whatever `VideoReader.frames` raises, `NoFace`, `ModelNotFound`, `Overloaded`.
         """
         predictor = self._engine.models.get(model)
         analysis, boomerang = self._run(data, predictor, loop, fps=fps, needs_face=True, progress=progress)
@@ -117,13 +117,13 @@ class VideoPipeline:
         """Make a boomerang of the moment that shows the emotion best; without a face, of the one with most motion.
 
         Args:
-            data: the video file.
-            loop: how to make it.
-            model: see `predict`.
-            fps: see `predict`.
+            data: The video file.
+            loop: How to make it.
+            model: See `predict`.
+            fps: See `predict`.
 
         Raises:
-            MoodreelError: as `predict`, but never `NoFace`.
+            MoodreelError: As `predict`, but never `NoFace`.
         """
         analysis, boomerang = self._run(data, self._engine.models.get(model), loop, fps=fps)
         assert boomerang is not None  # it was requested, whatever the video shows
@@ -133,13 +133,13 @@ class VideoPipeline:
         """Extract the features of the main face of a video, with gray crops.
 
         Args:
-            data: the video file.
+            data: The video file.
 
         Returns:
             One item for each sampled frame, None where the face was not found.
 
         Raises:
-            MoodreelError: as `predict`.
+            MoodreelError: As `predict`.
         """
         with self._engine.slot():
             with open_video(data, self._limits) as reader:

@@ -15,10 +15,10 @@ class TimelinePoint:
     """The emotion of one face in one sampled frame.
 
     Attributes:
-        time: seconds since the first frame.
-        emotion: the most likely label.
-        probabilities: probability of each label, adding up to 1.
-        weight: share of this frame in the face's answer over the whole video, 0 to 1. They add up to 1 for each face.
+        time: Seconds since the first frame.
+        emotion: The most likely label.
+        probabilities: Probability of each label, adding up to 1.
+        weight: Share of this frame in the face's answer over the whole video, 0 to 1. They add up to 1 for each face.
         box: x, y, width, height in pixels of the upright video.
         track: id of the face.
     """
@@ -36,23 +36,23 @@ class VideoResult:
     """The emotion of the main face of a video: the one that is largest over time. Every face is in the timeline.
 
     Attributes:
-        emotion: the most likely label.
-        confidence: its probability.
-        probabilities: probability of each label, adding up to 1.
-        peak: time in seconds at which the face showed the emotion best.
-        face_coverage: share of the sampled frames in which the face was found, 0 to 1.
-        certain: whether the answer is reliable: `quality` gives no reason against it.
-        quality: how well the video shows the face.
-        frames_analysed: number of sampled frames.
-        duration: seconds.
-        width: pixels of the upright video.
-        height: pixels of the upright video.
-        timeline: one point for each face and sampled frame, in the order of time.
-        track: track of the main face in the timeline.
-        model: the model that answered.
-        timings: milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
-        explanation: the facial actions that weighed most, if they were requested.
-        boomerang: the loop of the best moment, if it was requested.
+        emotion: The most likely label.
+        confidence: Its probability.
+        probabilities: Probability of each label, adding up to 1.
+        peak: Time in seconds at which the face showed the emotion best.
+        face_coverage: Share of the sampled frames in which the face was found, 0 to 1.
+        certain: Whether the answer is reliable: `quality` gives no reason against it.
+        quality: How well the video shows the face.
+        frames_analysed: Number of sampled frames.
+        duration: Seconds.
+        width: Pixels of the upright video.
+        height: Pixels of the upright video.
+        timeline: One point for each face and sampled frame, in the order of time.
+        track: Track of the main face in the timeline.
+        model: The model that answered.
+        timings: Milliseconds by stage. `faces` runs in parallel with `decode`, so the two overlap.
+        explanation: The facial actions that weighed most, if they were requested.
+        boomerang: The loop of the best moment, if it was requested.
     """
 
     emotion: str
@@ -84,17 +84,17 @@ class ThumbnailResult:
     """A boomerang of the best moment of a video.
 
     Attributes:
-        boomerang: the encoded loop and its poster.
-        emotion: as in `VideoResult`; None without a face, as are the next five.
-        confidence: as in `VideoResult`.
-        probabilities: as in `VideoResult`.
-        certain: as in `VideoResult`.
-        quality: as in `VideoResult`.
-        track: as in `VideoResult`.
-        clip_duration: seconds of the video.
-        frames_analysed: number of sampled frames.
-        model: the model that answered.
-        timings: milliseconds by stage.
+        boomerang: The encoded loop and its poster.
+        emotion: As in `VideoResult`; None without a face, as are the next five.
+        confidence: As in `VideoResult`.
+        probabilities: As in `VideoResult`.
+        certain: As in `VideoResult`.
+        quality: As in `VideoResult`.
+        track: As in `VideoResult`.
+        clip_duration: Seconds of the video.
+        frames_analysed: Number of sampled frames.
+        model: The model that answered.
+        timings: Milliseconds by stage.
     """
 
     boomerang: BoomerangClip
@@ -115,13 +115,13 @@ class VideoAnalysis:
     """The best moment of a video, and the result for its main face.
 
     Attributes:
-        prediction: for the main face; None without one.
-        peak: the best moment in seconds: that of the prediction, or the one with most motion.
-        frames_analysed: number of sampled frames.
-        peak_size: width and height of the frame at the peak; those of the video unless the phone was turned.
-        geometry: duration and size of the video.
-        model: the model that answered.
-        timings: milliseconds by stage.
+        prediction: For the main face; None without one.
+        peak: The best moment in seconds: that of the prediction, or the one with most motion.
+        frames_analysed: Number of sampled frames.
+        peak_size: Width and height of the frame at the peak; those of the video unless the phone was turned.
+        geometry: Duration and size of the video.
+        model: The model that answered.
+        timings: Milliseconds by stage.
     """
 
     prediction: VideoResult | None

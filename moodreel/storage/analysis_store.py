@@ -52,12 +52,12 @@ class AnalysisStore:
         """Open the file, and delete what is too old.
 
         Args:
-            path: the SQLite file; it and its folder are created as needed.
-            seconds: how long an analysis is kept.
-            prefix: of all keys, such as the settings that change an analysis.
+            path: The SQLite file; it and its folder are created as needed.
+            seconds: How long an analysis is kept.
+            prefix: Of all keys, such as the settings that change an analysis.
 
         Raises:
-            AnalysisStoreError: the file cannot be opened.
+            AnalysisStoreError: The file cannot be opened.
         """
         self._seconds = seconds
         self._prefix = prefix

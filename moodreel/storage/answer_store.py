@@ -88,12 +88,12 @@ class AnswerStore:
         """Open the file.
 
         Args:
-            path: the SQLite file; it and its folder are created as needed.
-            seconds: how long an answer is kept.
-            call_seconds: how long a call takes at most; one without an answer after that has died.
+            path: The SQLite file; it and its folder are created as needed.
+            seconds: How long an answer is kept.
+            call_seconds: How long a call takes at most; one without an answer after that has died.
 
         Raises:
-            AnswerStoreError: the file cannot be opened.
+            AnswerStoreError: The file cannot be opened.
         """
         self._seconds = seconds
         self._call_seconds = call_seconds
@@ -107,16 +107,16 @@ class AnswerStore:
         """Return the answer to a request, or claim the key for it. A claim ends with its process.
 
         Args:
-            key: of the caller.
-            request: a hash of the request.
+            key: Of the caller.
+            request: A hash of the request.
 
         Returns:
             The answer; None if there is none yet: call `put` or `release` later.
 
         Raises:
-            KeyReused: the key was used for another request.
-            KeyInUse: the request is not answered yet.
-            AnswerStoreError: the file cannot be read or written.
+            KeyReused: The key was used for another request.
+            KeyInUse: The request is not answered yet.
+            AnswerStoreError: The file cannot be read or written.
         """
         now = time.monotonic()
         with self._database.write() as db:

@@ -83,16 +83,16 @@ class CallFields(TypedDict, total=False):
     """What is known of a call when it ends.
 
     Attributes:
-        error: stable error code that the caller got.
-        prediction: predicted label.
-        confidence: its probability, 0 to 1.
-        bytes_in: size of the request's body.
-        content_sha256: hash of the uploaded file.
-        video_seconds: seconds of video that were processed.
-        frames: frames that were processed.
-        model: name of the model.
-        timings: milliseconds by stage.
-        modalities: what the prediction is based on, "video", "audio" or "video,audio"; None for images and texts.
+        error: Stable error code that the caller got.
+        prediction: Predicted label.
+        confidence: Its probability, 0 to 1.
+        bytes_in: Size of the request's body.
+        content_sha256: Hash of the uploaded file.
+        video_seconds: Seconds of video that were processed.
+        frames: Frames that were processed.
+        model: Name of the model.
+        timings: Milliseconds by stage.
+        modalities: What the prediction is based on, "video", "audio" or "video,audio"; None for images and texts.
         job: id of the job that the call created, or of which it is a run.
     """
 
@@ -117,10 +117,10 @@ class Call:
     """A call, to be written by `CallLog.write` when it begins and when it has ended.
 
     Attributes:
-        row: its columns; those of its end are None until then.
-        key: unique among all calls.
+        row: Its columns; those of its end are None until then.
+        key: Unique among all calls.
         id: id of its row; None before it is written.
-        started: when it began, by `time.perf_counter`.
+        started: When it began, by `time.perf_counter`.
     """
 
     row: Row
@@ -190,9 +190,9 @@ class DailyUsage:
     """Usage of one caller on one day.
 
     Attributes:
-        date: the day.
-        calls: number of calls, rejected ones included, without runs of jobs.
-        seconds: seconds of video that were processed.
+        date: The day.
+        calls: Number of calls, rejected ones included, without runs of jobs.
+        seconds: Seconds of video that were processed.
     """
 
     date: date
@@ -271,8 +271,8 @@ class CallLog:
     """The call log, shared by threads and processes. Make one after a fork, never before.
 
     Args:
-        location: a file, or the URL of a PostgreSQL database; the tables are created and migrated as needed.
-        serving: for the service: never wait long for the log, and replace a corrupt file by a new one.
+        location: A file, or the URL of a PostgreSQL database; the tables are created and migrated as needed.
+        serving: For the service: never wait long for the log, and replace a corrupt file by a new one.
     """
 
     def __init__(self, location: Path | str, *, serving: bool = False) -> None:
@@ -298,8 +298,8 @@ class CallLog:
         """Read a page of calls, newest first. A call to exclude, such as the current one, is named by its id.
 
         Raises:
-            ValueError: the cursor is malformed.
-            CallLogError: the log cannot be read.
+            ValueError: The cursor is malformed.
+            CallLogError: The log cannot be read.
         """
         sql, arguments = _query(filters or CallFilters(), cursor, exclude_id)
         return self._database.read_page(sql, arguments, limit, _to_public_row)
@@ -345,15 +345,15 @@ class CallLog:
 
         Args:
             caller: id of the caller.
-            since: count calls from this time on.
-            until: count calls up to this time.
-            max_id: count no later call, so that of simultaneous calls the first ones pass.
+            since: Count calls from this time on.
+            until: Count calls up to this time.
+            max_id: Count no later call, so that of simultaneous calls the first ones pass.
 
         Returns:
             The number of calls, and the time of the first.
 
         Raises:
-            CallLogError: the log cannot be read.
+            CallLogError: The log cannot be read.
         """
         last_id = max_id if max_id is not None else 2**63 - 1
         with self._database.read() as db:

@@ -16,13 +16,13 @@ def open_database(
     """Open a database.
 
     Args:
-        location: a file, or a URL such as postgresql://user:password@host/database.
-        store: its tables.
-        busy_seconds: how long a statement waits for other writers, and for a server.
-        self_healing: move a corrupt file aside, and try again later if a file is locked or its disk full.
+        location: A file, or a URL such as postgresql://user:password@host/database.
+        store: Its tables.
+        busy_seconds: How long a statement waits for other writers, and for a server.
+        self_healing: Move a corrupt file aside, and try again later if a file is locked or its disk full.
 
     Raises:
-        StorageError: as `store.error`. A server that does not answer raises none: it may answer later.
+        StorageError: As `store.error`. A server that does not answer raises none: it may answer later.
     """
     if not is_url(location):
         return SqliteDatabase(location, store, busy_seconds=busy_seconds, self_healing=self_healing)

@@ -48,7 +48,7 @@ class StorageError(MoodreelError):
     """A database cannot be opened, read or written. The message tells operators what to do.
 
     Attributes:
-        reason: why, for callers: no path, no address, and no library's own message.
+        reason: Why, for callers: no path, no address, and no library's own message.
     """
 
     def __init__(self, message: str, reason: str = UNUSABLE) -> None:
@@ -85,13 +85,13 @@ class StoreDefinition:
     """The tables of a store, and how messages speak of it.
 
     Attributes:
-        name: under which migrations are recorded.
-        title: what operators call it.
-        error: exception raised, with a message for operators, if its database cannot be opened, read or written.
-        migrations: make and upgrade the tables, in this order. Each is recorded by its name, and applied once.
-        file_setting: the environment variable that names its file.
-        url_setting: the environment variable that has its URL; empty if it is always a file.
-        secret: whether it holds what users sent: deleted rows are overwritten (SQLite would only unlink them), and only
+        name: Under which migrations are recorded.
+        title: What operators call it.
+        error: Exception raised, with a message for operators, if its database cannot be opened, read or written.
+        migrations: Make and upgrade the tables, in this order. Each is recorded by its name, and applied once.
+        file_setting: The environment variable that names its file.
+        url_setting: The environment variable that has its URL; empty if it is always a file.
+        secret: Whether it holds what users sent: deleted rows are overwritten (SQLite would only unlink them), and only
             the owner of the file may read it.
     """
 
@@ -109,8 +109,8 @@ class Page:
     """A page of rows, newest first.
 
     Attributes:
-        rows: the rows.
-        next_cursor: cursor of the next page; None on the last page.
+        rows: The rows.
+        next_cursor: Cursor of the next page; None on the last page.
     """
 
     rows: tuple[Row, ...] = field(default=())
@@ -158,7 +158,7 @@ class Database(ABC):
         """Borrow a connection for reading. Raises the store's error.
 
         Args:
-            seconds: how long a statement may wait for a server; None is the store's own limit.
+            seconds: How long a statement may wait for a server; None is the store's own limit.
         """
 
     @abstractmethod
@@ -237,11 +237,11 @@ def decode_cursor(cursor: str, parse_id: Callable[[str], _Id]) -> tuple[str, _Id
     """Decode a cursor to a timestamp and an id.
 
     Args:
-        cursor: as returned by `encode_cursor`.
-        parse_id: parses the id; raises ValueError if it is malformed.
+        cursor: As returned by `encode_cursor`.
+        parse_id: Parses the id; raises ValueError if it is malformed.
 
     Raises:
-        ValueError: the cursor is malformed.
+        ValueError: The cursor is malformed.
     """
     try:
         timestamp, row_id = base64.urlsafe_b64decode(cursor.encode() + b"=" * (-len(cursor) % 4)).decode().split(" ")

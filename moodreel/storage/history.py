@@ -63,13 +63,13 @@ class HistoryEntry:
     """The result of one analysis.
 
     Attributes:
-        kind: one of `KINDS`.
-        emotion: the model's label; None if there was no face.
-        confidence: its probability, 0 to 1.
-        probabilities: by the model's labels.
-        model: name of the model.
-        facts: a few more numbers, such as duration, faces and certain.
-        content_sha256: hash of the file that was sent; None is never a duplicate.
+        kind: One of `KINDS`.
+        emotion: The model's label; None if there was no face.
+        confidence: Its probability, 0 to 1.
+        probabilities: By the model's labels.
+        model: Name of the model.
+        facts: A few more numbers, such as duration, faces and certain.
+        content_sha256: Hash of the file that was sent; None is never a duplicate.
     """
 
     kind: str
@@ -96,7 +96,7 @@ class HistoryFilters:
     """Which entries to list; None lists all. Start and end are inclusive.
 
     Attributes:
-        emotion: the model's label, or the one of the five that it folds to.
+        emotion: The model's label, or the one of the five that it folds to.
     """
 
     kind: str | None = None
@@ -145,8 +145,8 @@ class History:
     """All users' entries, shared by threads and processes. Make one after a fork, never before.
 
     Args:
-        location: a file, or the URL of a PostgreSQL database; the tables are created and migrated as needed.
-        storage: holds images and thumbnails; None stores none.
+        location: A file, or the URL of a PostgreSQL database; the tables are created and migrated as needed.
+        storage: Holds images and thumbnails; None stores none.
     """
 
     def __init__(self, location: Path | str, storage: ObjectStorage | None = None) -> None:
@@ -176,13 +176,13 @@ class History:
         media keeps the media.
 
         Args:
-            user: whose entry it is.
-            entry: the result.
-            media: what `put_media` returned for this entry.
-            time: of the analysis; None is now.
+            user: Whose entry it is.
+            entry: The result.
+            media: What `put_media` returned for this entry.
+            time: Of the analysis; None is now.
 
         Raises:
-            HistoryError: the entry cannot be written.
+            HistoryError: The entry cannot be written.
         """
         time = time or datetime.now(UTC)
         with self._database.write() as db:
@@ -209,8 +209,8 @@ class History:
         """Read a page of a user's entries, newest first.
 
         Raises:
-            ValueError: the cursor is malformed.
-            HistoryError: the history cannot be read.
+            ValueError: The cursor is malformed.
+            HistoryError: The history cannot be read.
         """
         sql, arguments = _query(user, filters or HistoryFilters(), cursor)
         return self._database.read_page(sql, arguments, limit, self._to_public_row)
@@ -242,8 +242,8 @@ class History:
         """Summarize a user's moods by day or week and compare them with the user's baseline; see `mood_calendar`.
 
         Raises:
-            ValueError: the range ends before it starts.
-            HistoryError: the history cannot be read.
+            ValueError: The range ends before it starts.
+            HistoryError: The history cannot be read.
         """
         now = now or datetime.now(UTC)
         date_range = complete_range(by, start, end, zone or ZoneInfo("UTC"), now)

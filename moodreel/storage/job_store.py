@@ -38,11 +38,11 @@ class Job:
     """A claimed job.
 
     Attributes:
-        id: random, so that it reveals nothing.
-        call: what is needed to answer it, as JSON: path, headers, caller. No credentials.
-        body: what was sent.
-        attempts: how often it was claimed, this time included.
-        claim: proves that the worker still has it.
+        id: Random, so that it reveals nothing.
+        call: What is needed to answer it, as JSON: path, headers, caller. No credentials.
+        body: What was sent.
+        attempts: How often it was claimed, this time included.
+        claim: Proves that the worker still has it.
     """
 
     id: str
@@ -58,7 +58,7 @@ class JobState:
 
     Attributes:
         status: `WAITING`, `RUNNING` or `DONE`.
-        created: seconds since the epoch.
+        created: Seconds since the epoch.
     """
 
     status: str
@@ -107,10 +107,10 @@ class JobStore:
     """The jobs of all workers. Make one after a fork, never before. Every method raises JobStoreError.
 
     Args:
-        location: a file, or the URL of a PostgreSQL database.
-        keep_seconds: how long an answer is kept.
-        max_jobs: jobs that wait or run at the same time.
-        max_bytes: bytes of their bodies.
+        location: A file, or the URL of a PostgreSQL database.
+        keep_seconds: How long an answer is kept.
+        max_jobs: Jobs that wait or run at the same time.
+        max_bytes: Bytes of their bodies.
     """
 
     def __init__(self, location: Path | str, *, keep_seconds: float, max_jobs: int, max_bytes: int) -> None:
@@ -124,9 +124,9 @@ class JobStore:
         """Add a job. Returns its id. Raises TooManyJobs.
 
         Args:
-            owner: who alone may read and delete it.
-            call: what is needed to answer it, without credentials.
-            body: what was sent.
+            owner: Who alone may read and delete it.
+            call: What is needed to answer it, without credentials.
+            body: What was sent.
             webhook: URL to call when it is done.
         """
         job: dict[str, object] = {"id": secrets.token_hex(16), "owner": owner, "created": time.time()}

@@ -21,8 +21,8 @@ class MediaDeletionQueue:
     """The objects to delete, each from a due time on.
 
     Args:
-        database: the history's; its table is `doomed`.
-        storage: holds the objects; None if media is not stored.
+        database: The history's; its table is `doomed`.
+        storage: Holds the objects; None if media is not stored.
     """
 
     def __init__(self, database: Database, storage: ObjectStorage | None) -> None:
@@ -45,7 +45,7 @@ class MediaDeletionQueue:
         """Delete the objects that are due, for at most `seconds`. Returns how many were deleted.
 
         Raises:
-            ObjectStorageError: some could not be deleted. They are tried again after `RETRY_INTERVAL`.
+            ObjectStorageError: Some could not be deleted. They are tried again after `RETRY_INTERVAL`.
         """
         if self._storage is None:
             if self._due():

@@ -62,11 +62,11 @@ class MoodBaseline:
     """The user's baseline.
 
     Attributes:
-        days: length of the baseline.
-        entries: entries in it that have probabilities.
-        entries_needed: fewer make no baseline.
-        probabilities: mean probabilities; None if there are too few entries.
-        difference: mean of the range minus the baseline, each -1 to 1; None if there are too few entries.
+        days: Length of the baseline.
+        entries: Entries in it that have probabilities.
+        entries_needed: Fewer make no baseline.
+        probabilities: Mean probabilities; None if there are too few entries.
+        difference: Mean of the range minus the baseline, each -1 to 1; None if there are too few entries.
     """
 
     days: int
@@ -94,7 +94,7 @@ def complete_range(by: str, start: date | None, end: date | None, zone: ZoneInfo
     """Complete a date range: by default it ends today and has 30 days or 12 weeks. Weeks are made complete.
 
     Raises:
-        ValueError: the range ends before it starts.
+        ValueError: The range ends before it starts.
     """
     last = end or now.astimezone(zone).date()
     if by == "week":
@@ -132,8 +132,8 @@ def leading_emotion(counts: Mapping[str, int], probabilities: Mapping[str, float
     """Return the most frequent emotion; in a tie, the one with the higher probability; None without entries.
 
     Args:
-        counts: entries by emotion, of the five.
-        probabilities: mean or sum of the entries' probabilities, of the five; an emotion without one has 0.
+        counts: Entries by emotion, of the five.
+        probabilities: Mean or sum of the entries' probabilities, of the five; an emotion without one has 0.
     """
     best = max(FIVE, key=lambda emotion: (counts.get(emotion, 0), probabilities.get(emotion, 0.0)))
     return best if counts.get(best) else None

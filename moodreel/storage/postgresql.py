@@ -123,9 +123,9 @@ class PostgresqlDatabase(Database):
     """A PostgreSQL database with the tables of one store. Make one after a fork, never before.
 
     Args:
-        url: where it is, with its credentials, and libpq's parameters, such as `?sslmode=verify-full`.
-        store: its tables; they are created and migrated as needed.
-        busy_seconds: how long a statement waits for other writers and for the server, by default.
+        url: Where it is, with its credentials, and libpq's parameters, such as `?sslmode=verify-full`.
+        store: Its tables; they are created and migrated as needed.
+        busy_seconds: How long a statement waits for other writers and for the server, by default.
     """
 
     skip_locked = " for update skip locked"

@@ -61,10 +61,10 @@ class SqliteDatabase(Database):
     """A SQLite file with its tables. Make one after a fork, never before.
 
     Args:
-        path: the file; it and its folder are created as needed.
-        store: its tables.
-        busy_seconds: how long a writer waits for other writers.
-        self_healing: move a corrupt file aside, and try to open a file that is locked or on a full disk again later.
+        path: The file; it and its folder are created as needed.
+        store: Its tables.
+        busy_seconds: How long a writer waits for other writers.
+        self_healing: Move a corrupt file aside, and try to open a file that is locked or on a full disk again later.
     """
 
     def __init__(

@@ -22,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a verb.
 
     Args:
-        arguments: command-line arguments without the program's name; None for those of the process.
+        arguments: Command-line arguments without the program's name; None for those of the process.
     """
     words = replace_verb(sys.argv[1:] if arguments is None else arguments)
     args = _parser().parse_args(words)

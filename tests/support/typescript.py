@@ -12,7 +12,7 @@ class TypeScript:
     """A folder with TypeScript's tools.
 
     Args:
-        folder: where to install them.
+        folder: Where to install them.
     """
 
     def __init__(self, folder: Path) -> None:

@@ -144,7 +144,7 @@ def import_transformers(name: str) -> ModuleType:
         name: The model that needs it, for the error.
 
     Raises:
-        ModelInvalid: transformers is not installed.
+        ModelInvalid: Transformers is not installed.
     """
     try:
         # Imported here: it is an optional package and takes a second.
@@ -216,7 +216,7 @@ def network_from_state_dict(
         missing or of another shape have random values.
 
     Raises:
-        ModelInvalid: transformers is not installed.
+        ModelInvalid: Transformers is not installed.
         Exception: Whatever transformers raises for a config or weights that it cannot use.
     """
     transformers = import_transformers(name)

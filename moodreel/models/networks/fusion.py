@@ -22,7 +22,7 @@ class FusionInputs:
     Attributes:
         frame_features: float32 (B, T, 512), of the trunk; rows without a face are undefined.
         face_mask: bool (B, T), which frames show a face.
-        audio: what the audio network reads; `xattn` needs standardized log-mel spectrograms, float32 (B, 64, steps).
+        audio: What the audio network reads; `xattn` needs standardized log-mel spectrograms, float32 (B, 64, steps).
         audio_features: float32 (B, 128), of the audio network; rows without sound are undefined.
         audio_mask: bool (B,), which windows have sound.
     """

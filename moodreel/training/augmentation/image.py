@@ -17,8 +17,8 @@ def augment_crop(crop: np.ndarray, rng: np.random.Generator, *, clean_prob: floa
 
     Args:
         crop: uint8 (48, 48), gray; or uint8 (96, 96, 3), RGB.
-        rng: source of all randomness.
-        clean_prob: probability that the crop is misaligned only: many images are of good quality.
+        rng: Source of all randomness.
+        clean_prob: Probability that the crop is misaligned only: many images are of good quality.
 
     Returns:
         uint8, of the same shape.
@@ -55,8 +55,8 @@ def augment_face_square(image: np.ndarray, side: int, rng: np.random.Generator |
 
     Args:
         image: uint8 (H, W) gray or (H, W, 3) RGB.
-        side: pixels a side of the result.
-        rng: source of all randomness; None only resizes.
+        side: Pixels a side of the result.
+        rng: Source of all randomness; None only resizes.
 
     Returns:
         uint8 (side, side, 3) RGB.

@@ -13,10 +13,10 @@ def drop_modalities(
     """Drop the faces or the audio of some windows that have both; never both (ModDrop, Neverova et al. 2016).
 
     Args:
-        batch: the windows.
-        generator: source of all randomness, on the CPU.
-        video_prob: probability that such a window loses its faces.
-        audio_prob: probability that it loses its audio; at most 1 together with `video_prob`.
+        batch: The windows.
+        generator: Source of all randomness, on the CPU.
+        video_prob: Probability that such a window loses its faces.
+        audio_prob: Probability that it loses its audio; at most 1 together with `video_prob`.
     """
     both = batch.face_mask.any(dim=1) & batch.audio_mask
     draw = torch.rand(len(batch), generator=generator).to(both.device)

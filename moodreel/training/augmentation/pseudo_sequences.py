@@ -110,9 +110,9 @@ class PseudoSequenceGenerator:
         """Select the stills with a face and a target.
 
         Args:
-            faces: the faces of N stills.
+            faces: The faces of N stills.
             targets: float32 (N, 5), probabilities of `FIVE`; zeros for a still without a label.
-            deformation: deformation model of their landmarks.
+            deformation: Deformation model of their landmarks.
         """
         usable = faces.found & (targets.sum(axis=1) > 0)
         self._faces = faces.select(usable)

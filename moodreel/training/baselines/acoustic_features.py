@@ -46,7 +46,7 @@ class AcousticDescriptors:
     """Descriptors of N frames of 64 ms, 16 ms apart.
 
     Attributes:
-        mels: the log-mel spectrogram, float32 (64, N).
+        mels: The log-mel spectrogram, float32 (64, N).
         pitch: Hz, float64 (N,); NaN where there is no voice.
         periodicity: float64 (N,), from 0 (noise) to 1 (periodic).
         values: float64 (N,) by name: those of `DESCRIPTORS`, and `mfcc 1` … `mfcc 13`.

@@ -47,11 +47,11 @@ def cross_validate_baseline(
     Args:
         data: N recordings.
         features: float64 (N, D), see `extract_features`.
-        count: number of folds.
-        seed: seed of the folds.
+        count: Number of folds.
+        seed: Seed of the folds.
 
     Raises:
-        DataInvalid: there are too few persons for the folds, or for the inner ones.
+        DataInvalid: There are too few persons for the folds, or for the inner ones.
     """
     results: list[BaselineFold] = []
     for fold in folds(data.examples, count, seed=seed):
@@ -74,7 +74,7 @@ def extract_features(data: Dataset) -> np.ndarray:
     """Compute the functionals of a data set's recordings, or of its clips' sound: float64 (N, D).
 
     Raises:
-        DataInvalid: the data set holds images, or a file cannot be read or holds no sound.
+        DataInvalid: The data set holds images, or a file cannot be read or holds no sound.
     """
     if data.media == IMAGES:
         raise DataInvalid(f"{data.name} is a set of pictures; name one with sound, as in ravdess-audio:PATH.")

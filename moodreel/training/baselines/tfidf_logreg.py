@@ -19,9 +19,9 @@ def measure_tfidf_baseline(train: Texts, calibration: Texts, dev: Texts) -> Mult
     """Evaluate a logistic regression for each label on TF-IDF of words and pairs of words.
 
     Args:
-        train: texts to train on.
-        calibration: texts to fit the calibration and the thresholds on.
-        dev: texts to evaluate on.
+        train: Texts to train on.
+        calibration: Texts to fit the calibration and the thresholds on.
+        dev: Texts to evaluate on.
     """
     vectorizer = TfidfVectorizer(
         preprocessor=lambda text: normalize_text(text).lower(),

@@ -37,11 +37,11 @@ def add_deprecated(
     """Add old names of an option, which `--help` does not show.
 
     Args:
-        parser: the parser to add them to.
-        option: the present option, which does the work.
-        *old: old names, with dashes.
-        new: replacement that the notice names; the option's name by default.
-        type: converts an old value to the present one.
+        parser: The parser to add them to.
+        option: The present option, which does the work.
+        *old: Old names, with dashes.
+        new: Replacement that the notice names; the option's name by default.
+        type: Converts an old value to the present one.
     """
     parser.add_argument(*old, action=_Deprecated, option=option, new=new, type=type or option.type or str)
 

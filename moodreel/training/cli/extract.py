@@ -36,7 +36,7 @@ def parse_duration(text: str) -> float:
     """Parse a duration, such as 1s, 500ms, 0.5 or 2min, to seconds.
 
     Raises:
-        ArgumentTypeError: it is not a duration.
+        ArgumentTypeError: It is not a duration.
     """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|min|)", text.strip())
     if match is None or not float(match[1]):

@@ -101,12 +101,12 @@ def check_out(out: Path, *, overwrite: bool, resume: bool = False) -> None:
     """Check that a verb would not overwrite files.
 
     Args:
-        out: the folder to write.
-        overwrite: whether existing files may be replaced.
-        resume: whether an interrupted training continues in it.
+        out: The folder to write.
+        overwrite: Whether existing files may be replaced.
+        resume: Whether an interrupted training continues in it.
 
     Raises:
-        DataInvalid: the folder is a file, is in the store of shipped models, or holds files, such as an interrupted
+        DataInvalid: The folder is a file, is in the store of shipped models, or holds files, such as an interrupted
             training, or (with `resume`) a finished model without a checkpoint.
     """
     if out.resolve().is_relative_to(STORE.resolve()):

@@ -44,7 +44,7 @@ def read_afew_va(folder: Path) -> tuple[Example, ...]:
     """Read all clips in a folder and its subfolders, and label their frames by `moodreel.emotions.FIVE`.
 
     Raises:
-        DataInvalid: there are no clips, or files are not as published; the message lists them all.
+        DataInvalid: There are no clips, or files are not as published; the message lists them all.
     """
     files = sorted(path for path in folder.rglob("*.json") if path.stem == path.parent.name)
     if not files:
@@ -76,7 +76,7 @@ def k_means(points: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
         Centers (count, D), and the cluster of each point, (N,).
 
     Raises:
-        DataInvalid: there are fewer than `count` different points.
+        DataInvalid: There are fewer than `count` different points.
     """
     distinct = len(np.unique(points, axis=0))
     if distinct < count:

@@ -31,7 +31,7 @@ def load_tracks(examples: Sequence[Example], context: DataContext) -> list[list[
         A track per clip, with None where the face is not seen; None for a clip without any face.
 
     Raises:
-        DataInvalid: a file cannot be read.
+        DataInvalid: A file cannot be read.
     """
     with context.engine() as engine:
         pipeline = VideoPipeline(engine)

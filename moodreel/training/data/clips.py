@@ -19,10 +19,10 @@ def read_clip_table(folder: Path) -> tuple[Example, ...]:
     """Read the clips that `TABLE` lists; the group of each is its trust.
 
     Args:
-        folder: folder with the table; the clips are in it or in its subfolder `clips`.
+        folder: Folder with the table; the clips are in it or in its subfolder `clips`.
 
     Raises:
-        DataInvalid: the table cannot be read or is empty, a label is missing, or a clip is not there.
+        DataInvalid: The table cannot be read or is empty, a label is missing, or a clip is not there.
     """
     table = folder / TABLE
     examples, wrong = [], []

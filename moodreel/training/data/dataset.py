@@ -18,18 +18,18 @@ class Dataset:
     """N labeled examples of one kind of media.
 
     Attributes:
-        name: name in reports.
+        name: Name in reports.
         media: `IMAGES`, `CLIPS` or `AUDIO`.
         labels: C names, in the set's own order.
-        examples: the N examples.
-        license: license of the set.
-        commercial: whether weights trained on it may be used commercially.
+        examples: The N examples.
+        license: License of the set.
+        commercial: Whether weights trained on it may be used commercially.
         targets: float32 (N, C), soft labels from votes; None where each example has one label.
         has_majority: bool (N,), whether one label has over half of the votes; None without votes.
-        published_split: the split that the set was published with; None where it has none.
+        published_split: The split that the set was published with; None where it has none.
         copies: bool (N,), whether a held-out example shows the same photograph as a training example; None where they
             have not been compared.
-        faces: images that recordings are paired with by emotion (`pair_with_faces`); None for any other set.
+        faces: Images that recordings are paired with by emotion (`pair_with_faces`); None for any other set.
     """
 
     name: str
@@ -64,9 +64,9 @@ class Dataset:
         """Return the published split where there is one and `by` is "", else hold out a share (`splits.split`).
 
         Args:
-            share: fraction of the examples that is held out.
+            share: Fraction of the examples that is held out.
             by: "person", "random" (which leaks), or "" for the best that is possible.
-            seed: seed of the split.
+            seed: Seed of the split.
         """
         if self.published_split is not None and not by:
             return self.published_split
@@ -80,7 +80,7 @@ def pair_with_faces(recordings: Dataset, faces: Dataset) -> Dataset:
     face and the voice of one person are related.
 
     Raises:
-        DataInvalid: these are not recordings and images with a published split, or the images lack a label.
+        DataInvalid: These are not recordings and images with a published split, or the images lack a label.
     """
     if recordings.media != AUDIO or faces.media != IMAGES or faces.published_split is None:
         raise DataInvalid("Recordings are paired with pictures of faces; name a set of these with a published split.")

@@ -24,12 +24,12 @@ class Example:
     """One labeled image, clip or recording.
 
     Attributes:
-        label: a name in the data set's own label set.
-        media: the labeled file or image.
-        person: any name of the person in it; None where the person is unknown.
-        clip: any name of the recording of which it is a part (a frame) or a version; None where it stands alone.
+        label: A name in the data set's own label set.
+        media: The labeled file or image.
+        person: Any name of the person in it; None where the person is unknown.
+        clip: Any name of the recording of which it is a part (a frame) or a version; None where it stands alone.
             Examples of one clip show one person, even if `person` is None.
-        group: group to report on separately, such as "female"; None where the set has none.
+        group: Group to report on separately, such as "female"; None where the set has none.
     """
 
     label: str
@@ -43,7 +43,7 @@ class Example:
         """The path of the media.
 
         Raises:
-            DataInvalid: the media is not a file, but an image in memory.
+            DataInvalid: The media is not a file, but an image in memory.
         """
         if not isinstance(self.media, Path):
             raise DataInvalid("Clips and recordings have to be files; this set holds arrays.")
@@ -58,8 +58,8 @@ def from_arrays(
     Args:
         images: (N, ...).
         truth: int64 (N,), label indices, -1 for none.
-        labels: names of the labels.
-        people: person of each image, where known.
+        labels: Names of the labels.
+        people: Person of each image, where known.
     """
     rows = zip(images, truth.tolist(), people or [None] * len(truth), strict=True)
     return tuple(Example(labels[index], image, person) for image, index, person in rows if index >= 0)
@@ -75,7 +75,7 @@ def process_files(
     """Yield the result of `process` for the bytes of each example's file; None where it raises one of `skip`.
 
     Raises:
-        DataInvalid: a file cannot be read or processed; the message names it.
+        DataInvalid: A file cannot be read or processed; the message names it.
     """
     for example in tqdm(examples, desc=description, mininterval=5):
         file = example.file
@@ -110,7 +110,7 @@ def read_table(file: Path, columns: Sequence[str], optional: Sequence[str] = ())
     """Read columns of a CSV file; missing values, and missing optional columns, are "".
 
     Raises:
-        DataInvalid: the file cannot be read, or lacks one of `columns`.
+        DataInvalid: The file cannot be read, or lacks one of `columns`.
     """
     try:
         with file.open(newline="", encoding="utf-8-sig") as lines:

@@ -60,14 +60,14 @@ def extract(
     If a video cannot be read to its end, the images extracted until then are kept, and the next video follows.
 
     Args:
-        videos: files.
-        out: a folder that does not exist, or is empty: nothing is overwritten.
-        interval: seconds between images.
-        size: longest side of a frame in pixels, which is never enlarged; or side of a face's square, which may be.
-        landmarker: model file of the face landmarker, to extract faces; None for whole frames.
+        videos: Files.
+        out: A folder that does not exist, or is empty: nothing is overwritten.
+        interval: Seconds between images.
+        size: Longest side of a frame in pixels, which is never enlarged; or side of a face's square, which may be.
+        landmarker: Model file of the face landmarker, to extract faces; None for whole frames.
 
     Raises:
-        DataInvalid: a video is missing, the folder is not empty, or a number is out of range. Nothing is written.
+        DataInvalid: A video is missing, the folder is not empty, or a number is out of range. Nothing is written.
     """
     _check_arguments(videos, out, interval, size)
     out.mkdir(parents=True, exist_ok=True)

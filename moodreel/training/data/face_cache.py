@@ -34,11 +34,11 @@ class DetectionAttempt:
     """One way to prepare an image for the face landmarker.
 
     Attributes:
-        margin: width of a plain border on each side, as a fraction of the image's longer side. FER+ faces fill their
+        margin: Width of a plain border on each side, as a fraction of the image's longer side. FER+ faces fill their
             image, which the detector does not expect: of a random 500, it finds 90 % without a border and 97 % with
             one of 0.5.
-        equalize: equalize the contrast first (CLAHE).
-        confidence: minimum detection confidence, 0 to 1.
+        equalize: Equalize the contrast first (CLAHE).
+        confidence: Minimum detection confidence, 0 to 1.
     """
 
     margin: float
@@ -127,11 +127,11 @@ def extract_faces(
 
     Args:
         images: uint8 (N, S, S), gray; or N times uint8 (H, W, 3), RGB, of any size.
-        landmarker: model file of the face landmarker.
-        cache: folder of the cache.
-        augmentation: is applied to each image first; `augment_still` is for gray images.
-        seed: seed of the augmentation.
-        workers: threads.
+        landmarker: Model file of the face landmarker.
+        cache: Folder of the cache.
+        augmentation: Is applied to each image first; `augment_still` is for gray images.
+        seed: Seed of the augmentation.
+        workers: Threads.
     """
     file = cache / f"face-table-{augmentation.__name__}-{_cache_key(images, seed)}.npz"
     if file.exists():
@@ -156,7 +156,7 @@ def crop_image(image: np.ndarray, landmarks: np.ndarray, kind: CropKind) -> np.n
     Args:
         image: uint8 (H, W), gray; or uint8 (H, W, 3), RGB.
         landmarks: float32 (478, 3), a row of `FaceTable.landmarks`.
-        kind: kind of the crop.
+        kind: Kind of the crop.
 
     Returns:
         uint8, see `CropKind`.

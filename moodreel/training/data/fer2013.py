@@ -60,7 +60,7 @@ def read_fer2013(path: Path, split: str) -> Fer2013Split:
     """Read a split of a folder of arrays, a folder of CSV files, or a CSV file.
 
     Args:
-        path: the folder or file.
+        path: The folder or file.
         split: "train", "valid" or "test".
 
     Raises:

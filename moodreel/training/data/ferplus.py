@@ -30,7 +30,7 @@ class LabeledImages:
         targets: float32 (N, C), probabilities in the order of the requested labels; zeros where fewer than half of the
             votes are for these labels.
         truth: int64 (N,), see `majority_label`.
-        people: person in each image; empty where unknown.
+        people: Person in each image; empty where unknown.
     """
 
     images: np.ndarray
@@ -43,13 +43,13 @@ def read_split(path: Path, split: str, *, labels: tuple[str, ...] = FIVE, fer201
     """Read a split, by `read_fer2013`, and map its votes and labels to `labels`.
 
     Args:
-        path: a folder of arrays or CSV files, or a CSV file.
+        path: A folder of arrays or CSV files, or a CSV file.
         split: "train", "valid" or "test".
         labels: `moodreel.emotions.FIVE` or `SEVEN`.
-        fer2013_weight: weight of the FER2013 label in the targets, 0 to 1. Without FER+ votes it always has all of it.
+        fer2013_weight: Weight of the FER2013 label in the targets, 0 to 1. Without FER+ votes it always has all of it.
 
     Raises:
-        DataInvalid: there is nothing to read, or the labels that are needed are missing.
+        DataInvalid: There is nothing to read, or the labels that are needed are missing.
     """
     rows = read_fer2013(path, split)
     votes = (_LABEL_VOTES[rows.labels] if rows.votes is None else rows.votes).astype(np.float32)
@@ -71,7 +71,7 @@ def read_copies(path: Path, count: int) -> np.ndarray | None:
         None if there is no such file.
 
     Raises:
-        DataInvalid: the file cannot be read, or belongs to other images.
+        DataInvalid: The file cannot be read, or belongs to other images.
     """
     file = path / COPIES
     if not file.is_file():

@@ -22,10 +22,10 @@ class Texts:
     """N texts of one split; each may have several labels.
 
     Attributes:
-        texts: the N texts.
+        texts: The N texts.
         fine: float32 (N, 28), 1 for each of GoEmotions' labels that an annotator gave the text.
         classes: float32 (N, 7), the same for the classes of `EKMAN`.
-        groups: class index of each fine label.
+        groups: Class index of each fine label.
     """
 
     texts: tuple[str, ...]
@@ -43,11 +43,11 @@ def read_texts(folder: Path, split: str) -> Texts:
     """Read a split of GoEmotions.
 
     Args:
-        folder: folder of `train.tsv`, `dev.tsv` and `labels.txt`.
+        folder: Folder of `train.tsv`, `dev.tsv` and `labels.txt`.
         split: "train" or "dev".
 
     Raises:
-        DataInvalid: a file is missing or is not as published.
+        DataInvalid: A file is missing or is not as published.
     """
     path = folder / f"{split}.tsv"
     try:

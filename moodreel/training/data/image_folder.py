@@ -28,15 +28,15 @@ def read_folders(
     """List the files in the folder of each label, and in its subfolders. Log how many files are left out.
 
     Args:
-        folder: the folder with one folder for each label.
-        media: one of `EXTENSIONS`.
-        labels: the labels to read. The name of a folder is a label, in any case, or a synonym
+        folder: The folder with one folder for each label.
+        media: One of `EXTENSIONS`.
+        labels: The labels to read. The name of a folder is a label, in any case, or a synonym
             (`moodreel.emotions.LABEL_SYNONYMS`: "sadness" for "sad"). None reads every folder, with its name as label.
         people: CSV file with the columns file (relative to `folder`), person and optionally group. Without it all
             persons are unknown, and a split may have one of them on both sides.
 
     Raises:
-        DataInvalid: no file is left, or `people` names files that are not there.
+        DataInvalid: No file is left, or `people` names files that are not there.
     """
     files, skipped = _list_by_label(folder, EXTENSIONS[media], labels)
     if not files:
@@ -62,13 +62,13 @@ def read_groups(file: Path, names: Sequence[str]) -> dict[str, np.ndarray]:
 
     Args:
         file: CSV file with the columns file and group.
-        names: files of the N examples, relative to their folder, with slashes.
+        names: Files of the N examples, relative to their folder, with slashes.
 
     Returns:
         bool (N,) by group.
 
     Raises:
-        DataInvalid: the file cannot be read, or names none of the examples.
+        DataInvalid: The file cannot be read, or names none of the examples.
     """
     row_of = {name: row for row, name in enumerate(names)}
     groups: dict[str, np.ndarray] = {}

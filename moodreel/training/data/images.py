@@ -27,8 +27,8 @@ class ImageSequence:
         """Take the media of examples; nothing is read yet.
 
         Args:
-            examples: the examples, all of images.
-            transform: is applied to each image, with its index.
+            examples: The examples, all of images.
+            transform: Is applied to each image, with its index.
         """
         self._media = [example.media for example in examples]
         self._transform = transform
@@ -40,7 +40,7 @@ class ImageSequence:
         """Decode one image.
 
         Raises:
-            DataInvalid: it is not an image; the message names the file.
+            DataInvalid: It is not an image; the message names the file.
         """
         media = self._media[row]
         image = media if isinstance(media, np.ndarray) else _decode(media)

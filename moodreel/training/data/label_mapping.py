@@ -15,11 +15,11 @@ def common_labels(models: dict[str, tuple[str, ...]], data: tuple[str, ...]) -> 
     or `FIVE` if one of the label sets has only these.
 
     Args:
-        models: each model's labels, by its name.
-        data: the labels of the data set.
+        models: Each model's labels, by its name.
+        data: The labels of the data set.
 
     Raises:
-        DataInvalid: a label cannot be mapped.
+        DataInvalid: A label cannot be mapped.
     """
     first, *others = models.values()
     if all(set(labels) == set(first) for labels in others) and set(data) <= set(first):

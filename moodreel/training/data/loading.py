@@ -33,10 +33,10 @@ class DataContext:
     """The models, the cache and the threads for loading examples.
 
     Attributes:
-        models: the model store's folder.
-        cache: folder for extracted features.
-        seed: seed of the augmentation before face detection.
-        workers: threads that find faces.
+        models: The model store's folder.
+        cache: Folder for extracted features.
+        seed: Seed of the augmentation before face detection.
+        workers: Threads that find faces.
     """
 
     models: Path
@@ -85,7 +85,7 @@ def load_audio(examples: Sequence[Example]) -> Iterator[AudioClip]:
     """Decode the audio of each example.
 
     Raises:
-        DataInvalid: a file cannot be read or is silent; the message names it.
+        DataInvalid: A file cannot be read or is silent; the message names it.
     """
     clips = process_files(examples, audio.decode_audio, "audio")
     for example, clip in zip(examples, clips, strict=True):

@@ -20,12 +20,12 @@ def read_muxspace(folder: Path, labels: tuple[str, ...], split: str) -> LabeledI
     """Read `faces.npz` (jpeg, offsets, labels, names).
 
     Args:
-        folder: folder of the file.
+        folder: Folder of the file.
         labels: `moodreel.emotions.FIVE` or `SEVEN`.
         split: "train", or "valid" for a fifth of the people.
 
     Raises:
-        DataInvalid: the file is missing or has another layout.
+        DataInvalid: The file is missing or has another layout.
     """
     files, published, names = read_packed_images(folder / FILE, "names")
     people = [person_of(name) for name in names]

@@ -13,7 +13,7 @@ def read_arrays(file: Path, *names: str) -> list[np.ndarray]:
     """Read named arrays of an npz file.
 
     Raises:
-        DataInvalid: the file cannot be read or lacks one of them.
+        DataInvalid: The file cannot be read or lacks one of them.
     """
     try:
         with np.load(file) as arrays:
@@ -30,7 +30,7 @@ def read_packed_images(file: Path, attribute: str) -> tuple[list[bytes], list[st
     `jpeg[offsets[i]:offsets[i + 1]]`; `labels`, strings (N,); and `attribute`, strings (N,), such as "sources".
 
     Raises:
-        DataInvalid: the file is missing or has another layout.
+        DataInvalid: The file is missing or has another layout.
     """
     jpeg, offsets, labels, values = read_arrays(file, "jpeg", "offsets", "labels", attribute)
     if not len(labels) == len(values) == len(offsets) - 1:

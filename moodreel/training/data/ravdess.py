@@ -48,7 +48,7 @@ def parse_name(name: str) -> RavdessName:
     """Parse a file's name, such as 03-01-06-01-02-01-12.wav.
 
     Raises:
-        ValueError: it is not a name of RAVDESS; the message says why.
+        ValueError: It is not a name of RAVDESS; the message says why.
     """
     stem, dot, extension = name.rpartition(".")
     parts = stem.split("-")
@@ -74,11 +74,11 @@ def read_ravdess(folder: Path, modality: str) -> tuple[Example, ...]:
     The number of files that are left out is logged.
 
     Args:
-        folder: folder of the recordings.
-        modality: one of `MODALITIES`.
+        folder: Folder of the recordings.
+        modality: One of `MODALITIES`.
 
     Raises:
-        DataInvalid: there are no such recordings, or files with other names; the message lists them all.
+        DataInvalid: There are no such recordings, or files with other names; the message lists them all.
     """
     examples, wrong, skipped, seen = [], [], Counter[str](), set[str]()
     for path in _media_files(folder, skipped):

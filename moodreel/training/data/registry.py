@@ -40,7 +40,7 @@ def open_dataset(spec: str) -> Dataset:
     """Open a data set by `NAME:PATH`, see `split_spec`.
 
     Raises:
-        DataInvalid: there is no such name (the message lists them) or no such path, or the set cannot be read.
+        DataInvalid: There is no such name (the message lists them) or no such path, or the set cannot be read.
     """
     name, path = split_spec(spec)
     if name in _OLD_NAMES:

@@ -26,8 +26,8 @@ class Split:
     Attributes:
         train: int64, sorted.
         held_out: int64, sorted.
-        leaks: whether a person may be on both sides.
-        reason: how the split was made, and why it leaks, in a sentence for reports.
+        leaks: Whether a person may be on both sides.
+        reason: How the split was made, and why it leaks, in a sentence for reports.
     """
 
     train: np.ndarray
@@ -42,10 +42,10 @@ def split(examples: Sequence[Example], share: float, *, by: str = "person", seed
     Examples of one clip, and copies, always stay on one side; by "person", so do all examples of one person.
 
     Args:
-        examples: the examples to split.
-        share: fraction to hold out, between 0 and 1.
+        examples: The examples to split.
+        share: Fraction to hold out, between 0 and 1.
         by: "person"; or "random", which leaks.
-        seed: seed of the order in which groups are assigned.
+        seed: Seed of the order in which groups are assigned.
 
     Raises:
         DataInvalid: `share` or `by` is invalid, or there are fewer than two persons, or clips of unknown people.

@@ -15,10 +15,10 @@ def epoch_indices(step: int, count: int, batch_size: int, seed: int, weights: np
     """Return the indices of the examples in batch `step`; they are shuffled again each epoch.
 
     Args:
-        step: number of the batch, from 0.
-        count: number of examples in the data set.
-        batch_size: number of examples in a batch; without `weights` the last one of an epoch may have fewer.
-        seed: seed of the order.
+        step: Number of the batch, from 0.
+        count: Number of examples in the data set.
+        batch_size: Number of examples in a batch; without `weights` the last one of an epoch may have fewer.
+        seed: Seed of the order.
         weights: (N,), relative probabilities to draw each example with replacement. None: each comes once an epoch.
 
     Returns:

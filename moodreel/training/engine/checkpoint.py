@@ -44,11 +44,11 @@ def resume(path: Path, about: Mapping[str, object]) -> State:
     """Read the checkpoint of a run into CPU memory, to continue the run; it may hold only tensors and plain values.
 
     Args:
-        path: the checkpoint.
-        about: metadata, trainer's config and phases of the continued run.
+        path: The checkpoint.
+        about: Metadata, trainer's config and phases of the continued run.
 
     Raises:
-        DataInvalid: the checkpoint is broken, or has another `about`.
+        DataInvalid: The checkpoint is broken, or has another `about`.
     """
     try:
         state: State = torch.load(path, map_location="cpu", weights_only=True)

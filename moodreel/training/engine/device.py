@@ -14,7 +14,7 @@ def resolve_device(name: str) -> torch.device:
     """Return the device for one of `DEVICES`: "auto" is the first available one of CUDA, MPS and the CPU.
 
     Raises:
-        DataInvalid: this machine has no such device.
+        DataInvalid: This machine has no such device.
     """
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":

@@ -10,9 +10,9 @@ def averaged_model(network: nn.Module, decay: float, *, warmup: bool) -> Average
     Its `module` is a copy in eval mode, without gradients, which `update_parameters` moves towards the network.
 
     Args:
-        network: the network to average.
-        decay: weight of the average at each update but the first, which copies the network; 0 to 1.
-        warmup: let the decay rise from 0 to `decay`, so that the first weights are soon forgotten. Without it the
+        network: The network to average.
+        decay: Weight of the average at each update but the first, which copies the network; 0 to 1.
+        warmup: Let the decay rise from 0 to `decay`, so that the first weights are soon forgotten. Without it the
             average stays near them, which suits pretrained weights.
     """
 

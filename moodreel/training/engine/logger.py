@@ -23,10 +23,10 @@ class MetricsLogger:
         """Open the backends.
 
         Args:
-            folder: for metrics.csv and TensorBoard's events.
-            history: rows that a resumed run has written already; later ones in its files are dropped.
-            wandb: project of Weights & Biases, or "".
-            about: configuration of the run, which Weights & Biases shows.
+            folder: For metrics.csv and TensorBoard's events.
+            history: Rows that a resumed run has written already; later ones in its files are dropped.
+            wandb: Project of Weights & Biases, or "".
+            about: Configuration of the run, which Weights & Biases shows.
 
         Raises:
             DataInvalid: wandb is requested and not installed.

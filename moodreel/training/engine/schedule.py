@@ -16,17 +16,17 @@ class Phase:
     """One stretch of training with its own learning rate and frozen parameters.
 
     Attributes:
-        name: name in log lines and metrics.csv.
-        steps: number of optimizer steps.
-        lr: highest learning rate of AdamW (Loshchilov & Hutter 2019).
-        schedule: a name in `SCHEDULES`.
-        warmup: fraction of the steps in which a trapezoid rises.
-        decay_fraction: fraction of the steps in which a trapezoid falls to zero.
-        restart_steps: steps of the first cosine; each later one is twice as long. 0 for a single one.
-        frozen: name prefixes of parameters that are not trained ("trunk."). Modules with these prefixes stay in eval
+        name: Name in log lines and metrics.csv.
+        steps: Number of optimizer steps.
+        lr: Highest learning rate of AdamW (Loshchilov & Hutter 2019).
+        schedule: A name in `SCHEDULES`.
+        warmup: Fraction of the steps in which a trapezoid rises.
+        decay_fraction: Fraction of the steps in which a trapezoid falls to zero.
+        restart_steps: Steps of the first cosine; each later one is twice as long. 0 for a single one.
+        frozen: Name prefixes of parameters that are not trained ("trunk."). Modules with these prefixes stay in eval
             mode: no dropout, and fixed batch statistics.
-        lr_scales: factors of `lr` by name prefix; the longest prefix that matches a parameter counts.
-        weight_decay: weight decay of weights; biases and normalization parameters have none.
+        lr_scales: Factors of `lr` by name prefix; the longest prefix that matches a parameter counts.
+        weight_decay: Weight decay of weights; biases and normalization parameters have none.
     """
 
     name: str
@@ -68,7 +68,7 @@ def build_optimizer(network: nn.Module, phase: Phase, betas: tuple[float, float]
     """Freeze the parameters that a phase freezes, and build AdamW for the others, grouped by learning rate and decay.
 
     Raises:
-        DataInvalid: all parameters are frozen.
+        DataInvalid: All parameters are frozen.
     """
     groups: dict[tuple[float, float], list[torch.Tensor]] = {}
     for name, parameter in network.named_parameters():

@@ -14,9 +14,9 @@ class Task(ABC):
     """A network with its training data, its loss and its evaluation.
 
     Attributes:
-        network: is trained in place.
-        eval_network: the EMA of `network` where the trainer keeps one, else `network` itself.
-        monitor: name of the metric by which the best weights are chosen; higher is better. "" for none.
+        network: Is trained in place.
+        eval_network: The EMA of `network` where the trainer keeps one, else `network` itself.
+        monitor: Name of the metric by which the best weights are chosen; higher is better. "" for none.
     """
 
     network: nn.Module
@@ -33,9 +33,9 @@ class Task(ABC):
         """Make a batch, on the CPU. Runs in another thread or process, while the network trains on previous batches.
 
         Args:
-            step: number of the batch, from 0, counted through all phases.
-            rng: source of all randomness of the batch, seeded by phase and step, so that a resumed run sees the same.
-            phase: the current phase.
+            step: Number of the batch, from 0, counted through all phases.
+            rng: Source of all randomness of the batch, seeded by phase and step, so that a resumed run sees the same.
+            phase: The current phase.
         """
 
     @abstractmethod

@@ -45,17 +45,17 @@ class TrainerConfig:
     """The settings of all phases of a run.
 
     Attributes:
-        seed: seed of batches and dropout.
-        grad_accumulation: batches whose gradients are accumulated for one step.
-        max_grad_norm: gradients are clipped to this norm.
-        ema_decay: decay of the exponential moving average of the weights (Polyak & Juditsky 1992); 0 for none.
-        ema_warmup: let the decay rise from 0, so that the first weights are soon forgotten. False keeps the average
+        seed: Seed of batches and dropout.
+        grad_accumulation: Batches whose gradients are accumulated for one step.
+        max_grad_norm: Gradients are clipped to this norm.
+        ema_decay: Decay of the exponential moving average of the weights (Polyak & Juditsky 1992); 0 for none.
+        ema_warmup: Let the decay rise from 0, so that the first weights are soon forgotten. False keeps the average
             near them, which suits pretrained weights.
-        eval_every: steps between evaluations; a checkpoint is written at each.
-        patience: evaluations without improvement after which a phase ends, 0 for never. With patience the best
+        eval_every: Steps between evaluations; a checkpoint is written at each.
+        patience: Evaluations without improvement after which a phase ends, 0 for never. With patience the best
             weights are kept, without it the last ones.
-        betas: betas of AdamW.
-        bf16: compute in bfloat16 on the CPU too, which makes some twice as fast. CUDA always uses half precision.
+        betas: Betas of AdamW.
+        bf16: Compute in bfloat16 on the CPU too, which makes some twice as fast. CUDA always uses half precision.
     """
 
     seed: int = 0
@@ -90,16 +90,16 @@ def fit(
     """Train a task's network, and leave the weights that were kept in it, in eval mode.
 
     Args:
-        task: is trained in place, on the device of its network.
-        phases: run one after the other.
-        config: settings of all phases.
-        folder: for `CHECKPOINT`, metrics.csv and TensorBoard's events.
-        resume: continue from the checkpoint in the folder, if there is one.
-        metadata: the run as the checkpoint describes it (architecture, arguments, labels, recipe, data): plain values.
-        wandb: project of Weights & Biases to log to as well.
+        task: Is trained in place, on the device of its network.
+        phases: Run one after the other.
+        config: Settings of all phases.
+        folder: For `CHECKPOINT`, metrics.csv and TensorBoard's events.
+        resume: Continue from the checkpoint in the folder, if there is one.
+        metadata: The run as the checkpoint describes it (architecture, arguments, labels, recipe, data): plain values.
+        wandb: Project of Weights & Biases to log to as well.
 
     Raises:
-        DataInvalid: the checkpoint is broken or of another run, or the loss is no longer finite.
+        DataInvalid: The checkpoint is broken or of another run, or the loss is no longer finite.
     """
     phases = tuple(phases)
     about = checkpoint.to_plain({**(metadata or {}), "running": asdict(config), "phases": [asdict(p) for p in phases]})
@@ -119,12 +119,12 @@ class Trainer:
     """Run phases and hold the state of the run, which a checkpoint saves.
 
     Attributes:
-        phase: number of the current phase, from 0.
-        step: steps done in it.
-        stale: evaluations since the best one.
-        history: rows of metrics so far.
-        best: row of the best evaluation.
-        kept: weights of the best evaluation; None without patience, when the last ones are kept.
+        phase: Number of the current phase, from 0.
+        step: Steps done in it.
+        stale: Evaluations since the best one.
+        history: Rows of metrics so far.
+        best: Row of the best evaluation.
+        kept: Weights of the best evaluation; None without patience, when the last ones are kept.
     """
 
     def __init__(self, task: Task, config: TrainerConfig, state: State | None = None) -> None:
@@ -152,9 +152,9 @@ class Trainer:
         """Train one phase. Yields a row of metrics after each evaluation, when `state_dict` is complete.
 
         Args:
-            phase: to run, or to continue after a resume.
-            number: number of the phase, from 0.
-            first_step: steps of all phases before it.
+            phase: To run, or to continue after a resume.
+            number: Number of the phase, from 0.
+            first_step: Steps of all phases before it.
         """
         self._start_phase(phase, number)
         if self._out_of_patience():
