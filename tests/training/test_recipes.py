@@ -213,7 +213,7 @@ def test_face_expression_and_moodreel_five_overfit_synthetic_faces(tmp_path, ban
     monkeypatch.setattr(efficientnet_lite, "_BATCHNORM_MOMENTUM", 0.3)
     store, pretrained = tmp_path / "store", tmp_path / "imagenet.pth"
     torch.save(published_weights(EfficientNetLiteNet()), pretrained)
-    options = SHORT_RUN | {"steps": 32, "batch_size": 16, "lr": 1e-3, "pretrained": pretrained}
+    options = SHORT_RUN | {"steps": 48, "batch_size": 16, "lr": 1e-3, "pretrained": pretrained}
     report = run(request_for("face-expression", tmp_path, out=store / "frame", **options))
     assert report.metrics.accuracy > 0.95
     assert report.five.accuracy >= report.metrics.accuracy
